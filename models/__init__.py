@@ -1,0 +1,1 @@
+"""Features to one prediction per objective, and predictions to one score."""

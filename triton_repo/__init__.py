@@ -1,0 +1,1 @@
+"""Plan, ranker and blend to a Triton model repository, its server and its client."""

@@ -1,0 +1,1 @@
+"""The thin Triton adapters of the three serving steps."""
