@@ -9,21 +9,13 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-Role = Literal["user", "item", "context"]
-Dtype = Literal["int64", "string", "float32"]
-
-# Ids of the values that a vocabulary does not list; the first listed value gets VOCABULARY_START.
-PADDING_ID, NULL_ID, UNSEEN_ID, RARE_ID, VOCABULARY_START = 0, 1, 2, 3, 4
-# How a null is written where the dtype has none of its own: in canonical logs, plans and requests.
-NULL_INT = -(2**63)
-NULL_STRING = ""
+from feature_eng.inputs import Dtype, Input, Role
 
 
 class SchemaError(ValueError):
@@ -288,16 +280,6 @@ class Schema(_Strict):
         return self.model_copy(update={"columns": tuple(columns)})
 
 
-@dataclass(frozen=True)
-class Input:
-    """One raw column of a request."""
-
-    name: str
-    role: Role
-    dtype: Dtype
-    is_list: bool
-
-
 def sources(column: Column) -> tuple[str, ...]:
     """Return the raw columns that serving needs for a column."""
     return column.of if isinstance(column, DerivedColumn) else (column.name,)
@@ -386,8 +368,7 @@ def _faults(raw: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
             yield from found
             if not found:
                 sound.append((index, adapters[key].validate_python(entry)))
-    whole = all(isinstance(raw.get(key), list) and len(raw[key]) == len(sound) for key, sound in parts.items())
-    yield from _cross_faults(raw, parts["columns"], parts["objectives"], whole)
+    yield from _cross_faults(raw, parts["columns"], parts["objectives"])
 
 
 def _part_faults(adapter: TypeAdapter[Any], value: Any, at: Path_) -> Iterator[tuple[Path_, str]]:
@@ -455,40 +436,46 @@ def _nearest(word: str, known: set[str]) -> str:
 
 
 def _cross_faults(
-    raw: dict[str, Any],
-    columns: list[tuple[int, Any]],
-    objectives: list[tuple[int, Any]],
-    whole: bool,
+    raw: dict[str, Any], columns: list[tuple[int, Any]], objectives: list[tuple[int, Any]]
 ) -> Iterator[tuple[Path_, str]]:
+    """Find the faults between parts; a name counts as declared even where its own entry has a fault."""
     yield from _repeated("columns", columns)
     yield from _repeated("objectives", objectives)
-    declared = {column.name: column for _, column in columns}
-    names = [objective.name for _, objective in objectives]
+    sound = {column.name: column for _, column in columns}
+    named = _names(raw.get("columns"))
+    goals = _names(raw.get("objectives"))
     labels = {objective.label for _, objective in objectives}
-    time = raw.get("time")
-    if whole:
-        yield from _key_faults(raw, declared)
-        for name in _keys((raw.get("blend") or {}).get("weights") if isinstance(raw.get("blend"), dict) else None):
-            if name not in names:
-                yield ("blend", "weights", name), f"must be an objective{_nearest(str(name), set(names))}; got {name}"
+    yield from _key_faults(raw, sound)
+    blend = raw.get("blend")
+    for name in sorted(_keys(blend.get("weights")) - set(goals), key=str) if isinstance(blend, dict) else ():
+        yield ("blend", "weights", name), f"must be an objective{_nearest(str(name), set(goals))}; got {name}"
     for index, column in columns:
         if column.name in labels:
             yield ("columns", index, "name"), f"must not be a label, which serving does not have; got {column.name}"
         if isinstance(column, DerivedColumn):
-            for rule, key in _derived_faults(column, declared, names, time if whole else None, whole):
+            for key, rule in _derived_faults(column, sound, named, goals, raw.get("time")):
                 yield ("columns", index, key), rule
     by_name = {objective.name: objective for _, objective in objectives}
     for index, objective in objectives:
-        if objective.given is None:
-            continue
-        parent = by_name.get(objective.given)
-        if parent is None and whole:
-            rule = f"must be an objective{_nearest(objective.given, set(names))}; got {objective.given}"
+        for rule in _chain_faults(objective, by_name, goals):
             yield ("objectives", index, "given"), rule
-        elif parent is not None and parent.kind != "binary":
-            yield ("objectives", index, "given"), f"must be a binary objective; got {parent.name}, a {parent.kind}"
-        elif parent is not None and names.index(parent.name) >= names.index(objective.name):
-            yield ("objectives", index, "given"), f"must stand before {objective.name}; got {parent.name}"
+
+
+def _names(entries: Any) -> list[str]:
+    listed = entries if isinstance(entries, list) else []
+    return [str(entry["name"]) for entry in listed if isinstance(entry, dict) and "name" in entry]
+
+
+def _chain_faults(objective: Objective, sound: dict[str, Objective], names: list[str]) -> Iterator[str]:
+    given = objective.given
+    if given is None:
+        return
+    if given not in names:
+        yield f"must be an objective{_nearest(given, set(names))}; got {given}"
+    elif given in sound and sound[given].kind != "binary":
+        yield f"must be a binary objective; got {given}, a {sound[given].kind}"
+    elif names.index(given) >= names.index(objective.name):
+        yield f"must stand before {objective.name}; got {given}"
 
 
 def _repeated(key: str, parts: list[tuple[int, Any]]) -> Iterator[tuple[Path_, str]]:
@@ -515,36 +502,34 @@ def _key_faults(raw: dict[str, Any], declared: dict[str, Any]) -> Iterator[tuple
 
 
 def _derived_faults(
-    column: Any, declared: dict[str, Any], objectives: list[str], time: Any, whole: bool
+    column: Any, sound: dict[str, Any], named: list[str], goals: list[str], time: Any
 ) -> Iterator[tuple[str, str]]:
-    allowed: Any = (Timestamp,) if isinstance(column, TimePart) else (Categorical,)
-    wanted = "timestamp" if isinstance(column, TimePart) else "categorical"
+    wanted: Any = Timestamp if isinstance(column, TimePart) else Categorical
+    kind = "timestamp" if isinstance(column, TimePart) else "categorical"
     roles = set()
     for name in column.of:
-        source = declared.get(name)
-        if source is None and name == time and isinstance(column, TimePart):
+        if name in sound and isinstance(sound[name], wanted):
+            roles.add(sound[name].role)
+        elif name in sound:
+            yield "of", f"must name {kind} columns; got {name}, a {sound[name].kind}"
+        elif name == time and isinstance(column, TimePart):
             roles.add("context")
-        elif source is None:
-            if whole:
-                yield f"must name declared columns{_nearest(name, set(declared))}; got {name}", "of"
-        elif not isinstance(source, allowed):
-            yield f"must name {wanted} columns; got {name}, a {source.kind}", "of"
-        else:
-            roles.add(source.role)
+        elif name not in named:
+            yield "of", f"must name declared columns{_nearest(name, set(named))}; got {name}"
     role = next((r for r in ("item", "context", "user") if r in roles), None)
     if column.role and role and column.role != role:
-        yield f"must be {role}, which follows from {', '.join(column.of)}; got {column.role}", "role"
-    if isinstance(column, TargetEncoding) and column.target not in objectives and whole:
-        yield f"must be an objective{_nearest(column.target, set(objectives))}; got {column.target}", "target"
+        yield "role", f"must be {role}, which follows from {', '.join(column.of)}; got {column.role}"
+    if isinstance(column, TargetEncoding) and column.target not in goals:
+        yield "target", f"must be an objective{_nearest(column.target, set(goals))}; got {column.target}"
     if isinstance(column, GroupStatistic):
-        of = declared.get(column.column or "")
         if column.statistic == "count" and column.column is not None:
-            yield f"must be left out for a count; got {column.column}", "column"
-        elif column.statistic != "count" and not isinstance(of, Continuous) and whole:
-            yield f"must name a continuous column for a {column.statistic}; got {column.column}", "column"
+            yield "column", f"must be left out for a count; got {column.column}"
+        of = sound.get(column.column or "")
+        if column.statistic != "count" and (column.column not in named or of and not isinstance(of, Continuous)):
+            yield "column", f"must name a continuous column for a {column.statistic}; got {column.column}"
     if isinstance(column, TimePart) and len(column.of) != (2 if column.part == "age_days" else 1):
         count = "two columns, later and earlier" if column.part == "age_days" else "one column"
-        yield f"must name {count} for {column.part}; got {', '.join(column.of)}", "of"
+        yield "of", f"must name {count} for {column.part}; got {', '.join(column.of)}"
 
 
 def _line(root: yaml.Node | None, path: Path_) -> int:
