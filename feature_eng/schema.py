@@ -1,19 +1,13 @@
-"""The contract between a shop and the engine: columns, roles, dtypes, objectives and the blend.
-
-A schema is read from YAML. Every fault in it is reported at once, each with its line, path and rule.
-"""
+"""The contract between a shop and the engine: columns, roles, dtypes, objectives and the blend."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_eng.inputs import Dtype, Input, Role
 
@@ -264,6 +258,13 @@ class Schema(_Strict):
         return tuple(found)
 
     @property
+    def fit_only_columns(self) -> tuple[str, ...]:
+        """Continuous columns that fitting reads and serving does not: those that statistics are taken of."""
+        taken = (f.column for f in self.features if isinstance(f, GroupStatistic) and f.column)
+        served = {i.name for i in self.inputs}
+        return tuple(name for name in dict.fromkeys(taken) if name not in served)
+
+    @property
     def fingerprint(self) -> str:
         """A digest that parts of one bundle share."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
@@ -295,262 +296,3 @@ def _dtype(column: RawColumn) -> Dtype:
     if column.dtype is None:
         raise SchemaError([f"column {column.name} must have a dtype (int64 or string) before it is used; got none"])
     return column.dtype
-
-
-def load_schema(path: str | Path) -> Schema:
-    """Read a schema from YAML.
-
-    Raises:
-        SchemaError: with every fault, each as `file:line path: rule`.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
-    return parse_schema(path.read_text(encoding="utf-8"), source=path.name)
-
-
-def save_schema(schema: Schema, path: str | Path) -> None:
-    """Write a schema as YAML that `load_schema` reads back unchanged."""
-    Path(path).write_text(dump_schema(schema), encoding="utf-8")
-
-
-def dump_schema(schema: Schema) -> str:
-    """Return a schema as YAML text, defaults left out."""
-    raw = schema.model_dump(mode="json", exclude_defaults=True)
-    for column, dumped in zip(schema.columns, raw["columns"], strict=True):
-        dumped["kind"] = column.kind
-        if "transform" in dumped and isinstance(column, _Transformed):
-            dumped["transform"] = [step.to_yaml() for step in column.transform]
-    return yaml.safe_dump(raw, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a schema file, for editors."""
-    return Schema.model_json_schema()
-
-
-def parse_schema(text: str, source: str = "schema") -> Schema:
-    """Parse a schema from YAML text; see `load_schema`."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise SchemaError([f"{source}:{line} must be YAML; {getattr(error, 'problem', error)}"]) from None
-    if not isinstance(raw, dict):
-        raise SchemaError([f"{source}:1 must be a mapping with name, columns and objectives; got {type(raw).__name__}"])
-    faults = sorted(_faults(raw), key=lambda fault: _line(root, fault[0]))
-    if faults:
-        raise SchemaError([f"{source}:{_line(root, path)} {_dotted(path)}: {rule}" for path, rule in faults])
-    return Schema.model_validate(raw)
-
-
-Path_ = tuple[str | int, ...]
-
-
-def _faults(raw: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
-    """Find the faults of each part on its own, then those between the parts that are sound."""
-    top = {key: value for key, value in raw.items() if key not in ("columns", "objectives")}
-    stand_in = {
-        "columns": [{"name": "x", "role": "item", "kind": "timestamp"}],
-        "objectives": [{"name": "y", "kind": "binary", "label": "y"}],
-    }
-    yield from _part_faults(TypeAdapter(Schema), top | stand_in, ())
-    parts: dict[str, list[tuple[int, Any]]] = {"columns": [], "objectives": []}
-    adapters: dict[str, TypeAdapter[Any]] = {"columns": TypeAdapter(Column), "objectives": TypeAdapter(Objective)}
-    for key, sound in parts.items():
-        listed = raw.get(key)
-        if not isinstance(listed, list) or not listed:
-            yield (key,), f"must be a list with at least one entry; got {listed!r}"
-            continue
-        for index, entry in enumerate(listed):
-            found = list(_part_faults(adapters[key], entry, (key, index)))
-            yield from found
-            if not found:
-                sound.append((index, adapters[key].validate_python(entry)))
-    yield from _cross_faults(raw, parts["columns"], parts["objectives"])
-
-
-def _part_faults(adapter: TypeAdapter[Any], value: Any, at: Path_) -> Iterator[tuple[Path_, str]]:
-    try:
-        adapter.validate_python(value)
-    except ValidationError as error:
-        for found in error.errors():
-            # a discriminated union puts the kind's name into the path, which the file does not have
-            location = tuple(part for part in found["loc"] if part not in _KINDS or part in _keys(value))
-            yield (*at, *location), _rule(found, value)
-
-
-_KINDS = {"categorical", "categorical_list", "text", "continuous", "timestamp"} | {
-    "hashed",
-    "target_encoding",
-    "group_statistic",
-    "time_part",
-}
-
-
-def _keys(value: Any) -> set[Any]:
-    return set(value) if isinstance(value, dict) else set()
-
-
-def _rule(found: Any, value: Any) -> str:
-    kind, context, given = found["type"], found.get("ctx", {}), found["input"]
-    if kind == "extra_forbidden":
-        known = _known_keys(value)
-        return f"is not a known key{_nearest(str(found['loc'][-1]), known)}; known: {', '.join(sorted(known))}"
-    if kind == "missing":
-        return "must be given; got nothing"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = context.get("tag", "nothing")
-        return f"kind must be one of {', '.join(sorted(_KINDS))}; got {tag}{_nearest(str(tag), _KINDS)}"
-    if kind == "literal_error":
-        choices = str(context["expected"]).replace("'", "")
-        near = _nearest(str(given), set(choices.replace(" or ", ", ").split(", ")))
-        return f"must be {choices}; got {given!r}{near}"
-    if kind == "string_pattern_mismatch":
-        return f"must be a letter followed by letters, digits or _; got {given!r}"
-    message = found["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be")
-    return message if "; got" in message else f"{message}; got {given!r}"
-
-
-def _known_keys(value: Any) -> set[str]:
-    """Return the keys of the model that a raw mapping is meant to be."""
-    if "kind" in _keys(value) and value["kind"] in _KINDS:
-        models = [m for m in (*RawColumn.__args__, *DerivedColumn.__args__) if _kind(m) == value["kind"]]
-        return set(models[0].model_fields)
-    if "columns" in _keys(value):
-        return set(Schema.model_fields)
-    if "label" in _keys(value) or "given" in _keys(value):
-        return set(Objective.model_fields)
-    return set(Blend.model_fields)
-
-
-def _kind(model: type[BaseModel]) -> str:
-    return str(model.model_fields["kind"].annotation.__args__[0])  # type: ignore[union-attr]
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    match = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f" (did you mean {match[0]}?)" if match else ""
-
-
-def _cross_faults(
-    raw: dict[str, Any], columns: list[tuple[int, Any]], objectives: list[tuple[int, Any]]
-) -> Iterator[tuple[Path_, str]]:
-    """Find the faults between parts; a name counts as declared even where its own entry has a fault."""
-    yield from _repeated("columns", columns)
-    yield from _repeated("objectives", objectives)
-    sound = {column.name: column for _, column in columns}
-    named = _names(raw.get("columns"))
-    goals = _names(raw.get("objectives"))
-    labels = {objective.label for _, objective in objectives}
-    yield from _key_faults(raw, sound)
-    blend = raw.get("blend")
-    for name in sorted(_keys(blend.get("weights")) - set(goals), key=str) if isinstance(blend, dict) else ():
-        yield ("blend", "weights", name), f"must be an objective{_nearest(str(name), set(goals))}; got {name}"
-    for index, column in columns:
-        if column.name in labels:
-            yield ("columns", index, "name"), f"must not be a label, which serving does not have; got {column.name}"
-        if isinstance(column, DerivedColumn):
-            for key, rule in _derived_faults(column, sound, named, goals, raw.get("time")):
-                yield ("columns", index, key), rule
-    by_name = {objective.name: objective for _, objective in objectives}
-    for index, objective in objectives:
-        for rule in _chain_faults(objective, by_name, goals):
-            yield ("objectives", index, "given"), rule
-
-
-def _names(entries: Any) -> list[str]:
-    listed = entries if isinstance(entries, list) else []
-    return [str(entry["name"]) for entry in listed if isinstance(entry, dict) and "name" in entry]
-
-
-def _chain_faults(objective: Objective, sound: dict[str, Objective], names: list[str]) -> Iterator[str]:
-    given = objective.given
-    if given is None:
-        return
-    if given not in names:
-        yield f"must be an objective{_nearest(given, set(names))}; got {given}"
-    elif given in sound and sound[given].kind != "binary":
-        yield f"must be a binary objective; got {given}, a {sound[given].kind}"
-    elif names.index(given) >= names.index(objective.name):
-        yield f"must stand before {objective.name}; got {given}"
-
-
-def _repeated(key: str, parts: list[tuple[int, Any]]) -> Iterator[tuple[Path_, str]]:
-    seen: dict[str, int] = {}
-    for index, part in parts:
-        if part.name in seen:
-            yield (key, index, "name"), f"must be unique; got {part.name}, which entry {seen[part.name]} has"
-        seen.setdefault(part.name, index)
-
-
-def _key_faults(raw: dict[str, Any], declared: dict[str, Any]) -> Iterator[tuple[Path_, str]]:
-    for key, role in (("user", "user"), ("item", "item")):
-        name = raw.get(key)
-        if not isinstance(name, str) or name not in declared:
-            continue
-        column = declared[name]
-        if not isinstance(column, Categorical) or column.role != role:
-            yield (key,), f"must be a categorical column of role {role}; got {name}"
-    time = declared.get(raw.get("time") or "")
-    if time is not None and not isinstance(time, Timestamp):
-        yield ("time",), f"must be a column of kind timestamp where it is declared; got {time.name}, a {time.kind}"
-    if declared and not any(not isinstance(c, Timestamp) and getattr(c, "feature", True) for c in declared.values()):
-        yield ("columns",), "must hold at least one feature; got none"
-
-
-def _derived_faults(
-    column: Any, sound: dict[str, Any], named: list[str], goals: list[str], time: Any
-) -> Iterator[tuple[str, str]]:
-    wanted: Any = Timestamp if isinstance(column, TimePart) else Categorical
-    kind = "timestamp" if isinstance(column, TimePart) else "categorical"
-    roles = set()
-    for name in column.of:
-        if name in sound and isinstance(sound[name], wanted):
-            roles.add(sound[name].role)
-        elif name in sound:
-            yield "of", f"must name {kind} columns; got {name}, a {sound[name].kind}"
-        elif name == time and isinstance(column, TimePart):
-            roles.add("context")
-        elif name not in named:
-            yield "of", f"must name declared columns{_nearest(name, set(named))}; got {name}"
-    role = next((r for r in ("item", "context", "user") if r in roles), None)
-    if column.role and role and column.role != role:
-        yield "role", f"must be {role}, which follows from {', '.join(column.of)}; got {column.role}"
-    if isinstance(column, TargetEncoding) and column.target not in goals:
-        yield "target", f"must be an objective{_nearest(column.target, set(goals))}; got {column.target}"
-    if isinstance(column, GroupStatistic):
-        if column.statistic == "count" and column.column is not None:
-            yield "column", f"must be left out for a count; got {column.column}"
-        of = sound.get(column.column or "")
-        if column.statistic != "count" and (column.column not in named or of and not isinstance(of, Continuous)):
-            yield "column", f"must name a continuous column for a {column.statistic}; got {column.column}"
-    if isinstance(column, TimePart) and len(column.of) != (2 if column.part == "age_days" else 1):
-        count = "two columns, later and earlier" if column.part == "age_days" else "one column"
-        yield "of", f"must name {count} for {column.part}; got {', '.join(column.of)}"
-
-
-def _line(root: yaml.Node | None, path: Path_) -> int:
-    """Return the 1-based line of the deepest part of a path that the file has."""
-    node, line = root, 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
-
-
-def _dotted(path: Path_) -> str:
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".") or "schema"
