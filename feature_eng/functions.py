@@ -24,7 +24,7 @@ NULL_STRING_KEY = string_keys([NULL_STRING])[0]
 
 
 def vocabulary_ids(keys: UInt64Array, listed: UInt64Array, ids: Int32Array) -> Int32Array:
-    """Return each key's id: 1 for a null, 2 where `listed` (V,), ascending, does not hold it, else its entry of `ids` (V,)."""
+    """Return each key's entry of `ids` (V,), 2 where `listed` (V,), ascending, does not hold it, 1 for a null."""
     found = _find(keys, listed)
     result = np.where(found >= 0, ids[found], UNSEEN_ID) if len(listed) else np.full(len(keys), UNSEEN_ID)
     result[(keys == NULL_INT_KEY) | (keys == NULL_STRING_KEY)] = NULL_ID
@@ -65,7 +65,7 @@ def padded(ids: Int32Array, offsets: NDArray[np.int64], width: int, *, keep_last
 
 
 def word_keys(texts: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
-    """Return the keys of lower-cased words of `str` or UTF-8 `bytes` texts, and offsets (n + 1,) of each text's words."""
+    """Return the keys of the lower-cased words of `str` or UTF-8 `bytes` texts, and the texts' offsets (n + 1,)."""
     split = [(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t)).lower().split() for t in texts]
     offsets = np.zeros(len(split) + 1, dtype=np.int64)
     np.cumsum([len(words) for words in split], out=offsets[1:])
@@ -97,7 +97,8 @@ def filled(values: Float32Array, value: float) -> Float32Array:
 
 def logged(values: Float32Array) -> Float32Array:
     """Return log(1 + max(x, 0))."""
-    return np.log(np.maximum(values, np.float32(0)) + np.float32(1))
+    logs: Float32Array = np.log(np.maximum(values, np.float32(0)) + np.float32(1))
+    return logs
 
 
 def normalized(values: Float32Array, mean: float, deviation: float) -> Float32Array:

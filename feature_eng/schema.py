@@ -83,7 +83,7 @@ class CategoricalList(_RawColumn):
     kind: Literal["categorical_list"]
     dtype: Literal["int64", "string"] | None = None
     min_count: int = Field(1, ge=1)
-    max_length: int = Field(20, ge=1, le=1000)
+    max_length: int = Field(20, ge=2, le=1000)
     embedding: int | None = Field(None, ge=1)
 
 
@@ -92,7 +92,7 @@ class Text(_RawColumn):
 
     kind: Literal["text"]
     buckets: int = Field(16_384, ge=2, le=2**30)
-    max_length: int = Field(16, ge=1, le=1000)
+    max_length: int = Field(16, ge=2, le=1000)
     embedding: int | None = Field(None, ge=1)
 
 

@@ -1,0 +1,66 @@
+"""A request's columns, held against the inputs that they are meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_eng.inputs import Input
+
+Array = NDArray[Any]
+
+
+def checked_columns(inputs: Sequence[Input], columns: Mapping[str, Any], rows: int) -> dict[str, Array]:
+    """Return a request's columns as arrays of their inputs' dtypes.
+
+    Raises:
+        ValueError: naming the column and the rule it breaks.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1; got {rows}")
+    wanted = [name for i in inputs for name in i.tensors]
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}")
+    checked = {}
+    for column in inputs:
+        if column.is_list:
+            values, offsets = (np.asarray(columns[name]) for name in column.tensors)
+            checked[column.tensors[0]] = _typed(column.tensors[0], column.dtype, values)
+            checked[column.tensors[1]] = _checked_offsets(column.tensors[1], offsets, len(values), rows)
+        else:
+            values = _typed(column.name, column.dtype, np.asarray(columns[column.name]))
+            if len(values) not in (1, rows):
+                raise ValueError(f"{column.name} must have {rows} values, one a candidate, or 1; got {len(values)}")
+            checked[column.name] = values
+    return checked
+
+
+def _typed(name: str, dtype: str, values: Array) -> Array:
+    """Return the values (n,) as int64, float32 or UTF-8 strings."""
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have one dimension; got shape {list(values.shape)}")
+    kinds = {"int64": "iub", "float32": "fiu", "string": "OUS"}[dtype]
+    if values.dtype.kind not in kinds and len(values):
+        raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
+    if dtype == "string":
+        encoded = [v if isinstance(v, bytes) else str(v).encode() for v in values]
+        try:
+            b"\n".join(encoded).decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{name} must be UTF-8; got other bytes") from None
+        return np.array(encoded, dtype=object)
+    return values.astype(np.float32 if dtype == "float32" else np.int64, copy=False)
+
+
+def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArray[np.int64]:
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers of one dimension; got {offsets.dtype} {list(offsets.shape)}")
+    if len(offsets) not in (2, rows + 1):
+        raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(offsets)}")
+    if offsets[0] != 0 or offsets[-1] != values or (np.diff(offsets) < 0).any():
+        raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
+    return offsets.astype(np.int64, copy=False)

@@ -1,0 +1,164 @@
+"""Schema to NVTabular workflow: built, fitted and run on Dask."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import nvtabular as nvt
+from merlin.dag import ColumnSelector
+from numpy.typing import NDArray
+from nvtabular import ops
+
+from feature_eng.layout import Layout
+from feature_eng.operators import (
+    NO_FOLD,
+    HashedIds,
+    KeyStatistic,
+    MomentPart,
+    VocabularyIds,
+    WordIds,
+    list_outputs,
+)
+from feature_eng.schema import (
+    Categorical,
+    CategoricalList,
+    Column,
+    GroupStatistic,
+    Hashed,
+    Schema,
+    Step,
+    TargetEncoding,
+    Text,
+    TimePart,
+)
+
+FOLD_COLUMN = "__fold__"
+
+
+def build_workflow(schema: Schema) -> nvt.Workflow:
+    """Return the unfitted workflow of a schema: one chain of operators a feature.
+
+    Its outputs are the layout's columns, a list's cells as `name__0`, `name__1`, …. Besides the schema's inputs it
+    reads the columns that `serving_frame` adds.
+    """
+    return nvt.Workflow(reduce(add, [_chain(feature, schema) for feature in schema.features]))
+
+
+def _chain(feature: Column, schema: Schema) -> Any:
+    if isinstance(feature, Categorical):
+        return [feature.name] >> VocabularyIds(feature.name, feature.min_count)
+    if isinstance(feature, CategoricalList):
+        return [feature.name] >> VocabularyIds(feature.name, feature.min_count, feature.max_length)
+    if isinstance(feature, Text):
+        return [feature.name] >> WordIds(feature.name, feature.buckets, feature.max_length)
+    if isinstance(feature, Hashed):
+        return list(feature.of) >> HashedIds(feature.name, feature.buckets)
+    if isinstance(feature, TimePart) and feature.part != "age_days":
+        return list(feature.of) >> MomentPart(feature.name, feature.part)
+    steps = _step_operators(getattr(feature, "steps", ()))
+    return reduce(lambda node, op: node >> op, steps, _number(feature, schema))
+
+
+def _number(feature: Column, schema: Schema) -> Any:
+    """Return the node that computes a continuous feature before its transform."""
+    if isinstance(feature, TimePart):
+        return list(feature.of) >> MomentPart(feature.name, feature.part)
+    if isinstance(feature, TargetEncoding):
+        label = next(o.label for o in schema.objectives if o.name == feature.target)
+        statistic = KeyStatistic(feature.name, "mean", label, FOLD_COLUMN, feature.smooth)
+        return [*feature.of, label, FOLD_COLUMN] >> statistic
+    if isinstance(feature, GroupStatistic):
+        fold = FOLD_COLUMN if feature.statistic == "count" else None
+        extra = [name for name in (feature.column, fold) if name]
+        return [*feature.of, *extra] >> KeyStatistic(feature.name, feature.statistic, feature.column, fold)
+    return ColumnSelector([feature.name])
+
+
+def _step_operators(steps: tuple[Step, ...]) -> Iterator[Any]:
+    for step in steps:
+        if step.op == "fill_median":
+            yield ops.FillMedian()
+        elif step.op == "fill":
+            yield ops.FillMissing(step.values[0])
+        elif step.op == "clip":
+            yield ops.Clip(min_value=step.values[0], max_value=step.values[1])
+        elif step.op == "log":
+            yield ops.Clip(min_value=0)
+            yield ops.LogOp()
+        elif step.op == "normalize":
+            yield ops.Normalize(out_dtype=np.float32)
+        else:  # the edge below all others makes ids start at 1
+            yield ops.Bucketize([-np.inf, *step.values])
+
+
+def fit_workflow(schema: Schema, log: Path, part_mib: int = 64) -> nvt.Workflow:
+    """Fit a schema's workflow on a cleaned training log, on the Dask cluster that is connected or in process.
+
+    Args:
+        schema: with every dtype resolved.
+        log: folder of Parquet parts with the inputs, the labels and the folds.
+        part_mib: memory of one partition.
+    """
+    with warnings.catch_warnings():
+        _hush()
+        return build_workflow(schema).fit(_dataset(log, part_mib))
+
+
+def training_parts(workflow: nvt.Workflow, schema: Schema, layout: Layout, log: Path) -> Iterator[Any]:
+    """Yield (categorical, continuous, labels) of one partition of the training log after the other, out of fold."""
+    with warnings.catch_warnings():
+        _hush()
+        for partition in _dataset(log).to_ddf().partitions:
+            frame = partition.compute(scheduler="synchronous")
+            labels = _packed(frame, [o.label for o in schema.objectives], np.float32)
+            yield *pack(workflow.transform(frame), layout), labels
+
+
+def pack(frame: Any, layout: Layout) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return a transformed frame as `categorical` int32 (B, S) and `continuous` float32 (B, D)."""
+    ids = [name for s in layout.categorical for name in (list_outputs(s.name, s.width) if s.width > 1 else [s.name])]
+    if "zero" in layout.continuous:
+        frame = frame.assign(zero=np.float32(0))
+    return _packed(frame, ids, np.int32), _packed(frame, list(layout.continuous), np.float32)
+
+
+def serving_frame(schema: Schema, frame: Any) -> Any:
+    """Return request rows with the columns that only training knows: no labels, and a fold that stands for no fold."""
+    labels = {name: np.float32(np.nan) for name in (*schema.label_columns, *schema.fit_only_columns)}
+    return frame.assign(**labels, **{FOLD_COLUMN: np.int8(NO_FOLD)})
+
+
+def save_workflow(workflow: nvt.Workflow, folder: Path) -> None:
+    """Write a fitted workflow in NVTabular's own form, a pickle: for offline use alone."""
+    workflow.save(str(folder))
+
+
+def load_workflow(folder: Path) -> nvt.Workflow:
+    """Read a workflow that `save_workflow` wrote; this runs code from the folder, so serving must not call it."""
+    with warnings.catch_warnings():
+        _hush()
+        return nvt.Workflow.load(str(folder))
+
+
+def _dataset(log: Path, part_mib: int = 64) -> nvt.Dataset:
+    return nvt.Dataset(str(log), engine="parquet", part_size=f"{part_mib}MB")
+
+
+def _packed(frame: Any, columns: list[str], dtype: type) -> NDArray[Any]:
+    """Return columns of a pandas or cuDF frame as one array in host memory, (B, 0) for no columns."""
+    packed: NDArray[Any] = np.empty((len(frame), len(columns)), dtype=dtype)
+    for index, name in enumerate(columns):
+        packed[:, index] = frame[name].to_numpy()
+    return packed
+
+
+def _hush() -> None:
+    """Silence what NVTabular says of every CPU and every TensorFlow-free machine."""
+    for message in (".*Tensorflow dtype mappings.*", ".*to CPU mode.*", ".*in CPU mode.*", ".*find_common_type.*"):
+        warnings.filterwarnings("ignore", message)
