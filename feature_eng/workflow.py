@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import nvtabular as nvt
 from merlin.dag import ColumnSelector
-from numpy.typing import NDArray
 from nvtabular import ops
 
-from feature_eng.layout import Layout
 from feature_eng.operators import (
     NO_FOLD,
     HashedIds,
@@ -23,7 +21,6 @@ from feature_eng.operators import (
     MomentPart,
     VocabularyIds,
     WordIds,
-    list_outputs,
 )
 from feature_eng.schema import (
     Categorical,
@@ -110,24 +107,6 @@ def fit_workflow(schema: Schema, log: Path, part_mib: int = 64) -> nvt.Workflow:
         return build_workflow(schema).fit(_dataset(log, part_mib))
 
 
-def training_parts(workflow: nvt.Workflow, schema: Schema, layout: Layout, log: Path) -> Iterator[Any]:
-    """Yield (categorical, continuous, labels) of one partition of the training log after the other, out of fold."""
-    with warnings.catch_warnings():
-        _hush()
-        for partition in _dataset(log).to_ddf().partitions:
-            frame = partition.compute(scheduler="synchronous")
-            labels = _packed(frame, [o.label for o in schema.objectives], np.float32)
-            yield *pack(workflow.transform(frame), layout), labels
-
-
-def pack(frame: Any, layout: Layout) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return a transformed frame as `categorical` int32 (B, S) and `continuous` float32 (B, D)."""
-    ids = [name for s in layout.categorical for name in (list_outputs(s.name, s.width) if s.width > 1 else [s.name])]
-    if "zero" in layout.continuous:
-        frame = frame.assign(zero=np.float32(0))
-    return _packed(frame, ids, np.int32), _packed(frame, list(layout.continuous), np.float32)
-
-
 def serving_frame(schema: Schema, frame: Any) -> Any:
     """Return request rows with the columns that only training knows: no labels, and a fold that stands for no fold."""
     labels = {name: np.float32(np.nan) for name in (*schema.label_columns, *schema.fit_only_columns)}
@@ -148,14 +127,6 @@ def load_workflow(folder: Path) -> nvt.Workflow:
 
 def _dataset(log: Path, part_mib: int = 64) -> nvt.Dataset:
     return nvt.Dataset(str(log), engine="parquet", part_size=f"{part_mib}MB")
-
-
-def _packed(frame: Any, columns: list[str], dtype: type) -> NDArray[Any]:
-    """Return columns of a pandas or cuDF frame as one array in host memory, (B, 0) for no columns."""
-    packed: NDArray[Any] = np.empty((len(frame), len(columns)), dtype=dtype)
-    for index, name in enumerate(columns):
-        packed[:, index] = frame[name].to_numpy()
-    return packed
 
 
 def _hush() -> None:
