@@ -68,11 +68,18 @@ def _string_columns(piece: Piece, columns: dict[str, bool]) -> set[str]:
     for part in piece.slices:
         table = read_slice(part, list(columns))
         is_csv = part.path.suffix in CSV
-        found |= {name for name, is_list in columns.items() if not _is_integer(table.column(name), is_list, is_csv)}
+        found |= {name for name, is_list in columns.items() if not is_integer(table.column(name), is_list, is_csv)}
     return found
 
 
-def _is_integer(raw: Any, is_list: bool, is_text: bool) -> bool:
+def is_integer(raw: Any, is_list: bool, is_text: bool) -> bool:
+    """Return whether a column loses nothing as int64.
+
+    Args:
+        raw: the column as the log has it.
+        is_list: whether its elements are meant.
+        is_text: whether it comes out of a CSV file, where everything is text.
+    """
     if is_list and is_text:
         raw = encode_column(raw, "list<string>")[0]
     values = raw.combine_chunks() if isinstance(raw, pa.ChunkedArray) else raw
@@ -82,7 +89,7 @@ def _is_integer(raw: Any, is_list: bool, is_text: bool) -> bool:
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return True
     if pa.types.is_dictionary(kind):
-        return _is_integer(values.dictionary, False, is_text)
+        return is_integer(values.dictionary, False, is_text)
     if pa.types.is_floating(kind):
         numbers = values.drop_null().to_numpy(zero_copy_only=False)
         return bool(np.all(np.isnan(numbers) | (numbers == np.floor(numbers)) & (np.abs(numbers) < 2.0**63)))
