@@ -47,7 +47,7 @@ def connect(workers: int = 0, scheduler: str | None = None) -> Iterator[Client |
 
 
 def _client(cluster: Any) -> Client:
-    return Client(cluster, timeout="10s")  # type: ignore[no-untyped-call]
+    return Client(cluster, timeout="10s")
 
 
 def _local_cluster(workers: int) -> Any:
@@ -55,7 +55,7 @@ def _local_cluster(workers: int) -> Any:
         from dask_cuda import LocalCUDACluster
 
         return LocalCUDACluster(n_workers=min(workers, _gpu_count()), host="127.0.0.1", dashboard_address=None)
-    return LocalCluster(  # type: ignore[no-untyped-call]
+    return LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
         processes=True,
@@ -87,12 +87,12 @@ def run_each(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     while batch := list(islice(waiting, window)):
         workers = min(IN_PROCESS_THREADS, os.cpu_count() or 1)
         tasks = map(task, batch)
-        yield from compute(*tasks, scheduler=scheduler, num_workers=workers)  # type: ignore[no-untyped-call]
+        yield from compute(*tasks, scheduler=scheduler, num_workers=workers)
 
 
 def _threads() -> int:
     """Return how many threads the connected cluster has, 0 without one."""
     try:
-        return sum(get_client().nthreads().values())  # type: ignore[no-untyped-call]
+        return sum(get_client().nthreads().values())
     except ValueError:
         return 0

@@ -110,7 +110,7 @@ def read_log(paths: Paths, schema: Schema, *, labels: bool = True) -> Any:
     """Return a Dask DataFrame of the log's canonical columns, unchecked; see `open_log`."""
     log = open_log(paths, schema, labels=labels)
     meta = _frame(log.pieces[0], log.forms).iloc[:0]
-    return from_map(partial(_frame, forms=log.forms), log.pieces, meta=meta)  # type: ignore[no-untyped-call]
+    return from_map(partial(_frame, forms=log.forms), log.pieces, meta=meta)
 
 
 def _frame(piece: Piece, forms: dict[str, Form]) -> pd.DataFrame:
