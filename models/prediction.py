@@ -1,0 +1,50 @@
+"""Raw columns → one prediction per objective: the plan and the exported ranker, as serving runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from feature_eng.plan import Plan
+
+BATCH_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A plan and the TorchScript ranker that was trained on its features."""
+
+    plan: Plan
+    ranker: Any
+    device: torch.device
+
+    def predict(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
+        """Return the expected value of each objective, (B, K), of B rows given as a plan's columns."""
+        categorical, continuous = self.plan.run(columns, rows)
+        return self.rank(categorical, continuous)
+
+    def rank(self, categorical: NDArray[np.int32], continuous: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the expected value of each objective, (B, K), of packed features (B, S) and (B, D)."""
+        batches = []
+        with torch.inference_mode():
+            for start in range(0, len(categorical), BATCH_ROWS):
+                batch = slice(start, start + BATCH_ROWS)
+                ids = torch.from_numpy(categorical[batch]).to(self.device)
+                numbers = torch.from_numpy(continuous[batch]).to(self.device)
+                batches.append(self.ranker(ids, numbers).cpu().numpy())
+        predictions: NDArray[np.float32] = np.concatenate(batches)
+        return predictions
+
+
+@lru_cache(maxsize=2)
+def load_predictor(plan: Path, ranker: Path) -> Predictor:
+    """Read a plan's folder and a TorchScript file, onto the GPU if there is one; one copy a process."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(Plan.load(plan), torch.jit.load(str(ranker), map_location=device), device)

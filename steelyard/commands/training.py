@@ -1,0 +1,120 @@
+"""Commands that make and judge a ranker: fit, evaluate and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from steelyard.commands.logs import JsonOption, PolicyOption, SchedulerOption, WorkersOption, policies
+
+
+def fit(
+    log: Annotated[list[str], typer.Argument(help="Parquet or CSV: files, folders or globs.")],
+    schema: Annotated[Path, typer.Option(help="Schema of the log.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist yet.")],
+    split: Annotated[str, typer.Option(help="How validation rows are split off: time, request or user.")] = "time",
+    validation: Annotated[float, typer.Option(help="Share that validates, in [0, 1).")] = 0.1,
+    policy: PolicyOption = None,
+    epochs: Annotated[int | None, typer.Option(help="Most passes over the log.")] = None,
+    batch_rows: Annotated[int | None, typer.Option(help="Rows of a training batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Epochs without a better validation before stopping.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
+    ranker: Annotated[
+        list[str] | None, typer.Option("--ranker", help="The ranker's own settings: `experts=8`; repeatable.")
+    ] = None,
+    logger: Annotated[list[str] | None, typer.Option(help="tensorboard or wandb; repeatable.")] = None,
+    workers: WorkersOption = 0,
+    scheduler: SchedulerOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn a log into a bundle: features, trained ranker, plan, metrics.
+
+    Example: `steelyard fit shop/log --schema shop/schema.yaml --out bundle`
+    """
+    from feature_eng.cluster import connect
+    from feature_eng.schema_file import load_schema
+    from steelyard.pipeline import FitOptions
+    from steelyard.pipeline import fit as fit_bundle
+
+    console = Console(stderr=True)
+    told = {"epochs": epochs, "batch_rows": batch_rows, "lr": learning_rate, "patience": patience}
+    arguments: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
+    arguments |= {"seed": seed, "ranker": settings(ranker)} | ({"loggers": logger} if logger else {})
+    options = FitOptions(policies(policy), split, validation, arguments)  # type: ignore[arg-type]
+    with connect(workers, scheduler):
+        bundle = fit_bundle(log, load_schema(schema), out, options, resume=resume, report=console.print)
+    metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
+    if as_json:
+        typer.echo(json.dumps(metrics))
+    elif "validation" in metrics:
+        from models.evaluation import Evaluation
+        from steelyard.tables import evaluation_tables
+
+        for table in evaluation_tables(Evaluation.from_json(metrics["validation"])):
+            Console().print(table)
+    console.print(f"bundle: {bundle.folder}")
+
+
+def settings(given: list[str] | None) -> dict[str, Any]:
+    """Parse `name=value` options, the values as JSON.
+
+    Raises:
+        ValueError: an option has another form, or its value is not JSON.
+    """
+    parsed = {}
+    for option in given or []:
+        name, _, value = option.partition("=")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"ranker must be name=number or name=[numbers]; got {option}") from None
+    return parsed
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `fit` wrote.")],
+    log: Annotated[list[str], typer.Argument(help="Parquet or CSV that the ranker has not seen.")],
+    policy: PolicyOption = None,
+    replicates: Annotated[int, typer.Option(min=0, help="Bootstrap replicates behind the intervals.")] = 200,
+    k: Annotated[int, typer.Option("--k", min=1, help="Places that NDCG and value captured count.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a bundle on a log: every objective beside popularity, and beside the truth where a log has it.
+
+    Example: `steelyard evaluate bundle shop/test`
+    """
+    from steelyard.bundle import open_bundle
+    from steelyard.evaluating import evaluate_log
+    from steelyard.tables import evaluation_tables
+
+    evaluation = evaluate_log(open_bundle(bundle), log, policies(policy), k=k, replicates=replicates)
+    if as_json:
+        typer.echo(json.dumps(evaluation.to_json(), indent=1))
+        return
+    for table in evaluation_tables(evaluation):
+        Console().print(table)
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `fit` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model repository; BUNDLE/triton by default.")
+    ] = None,
+    max_candidates: Annotated[int, typer.Option(min=1, help="Most candidates that one request may rank.")] = 4096,
+    backend: Annotated[str, typer.Option(help="What runs the ranker: python, or libtorch in NGC images.")] = "python",
+) -> None:
+    """Write the Triton model repository of a bundle: preprocess → rank → blend.
+
+    Example: `steelyard export bundle`
+    """
+    from steelyard.bundle import open_bundle
+    from steelyard.exporting import export_bundle
+
+    written = export_bundle(open_bundle(bundle), out, max_candidates=max_candidates, backend=backend)
+    Console(stderr=True).print(f"model repository: {written}")

@@ -1,0 +1,86 @@
+"""The whole line in one go, on a simulated shop."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from feature_eng.schema import Schema
+from feature_eng.schema_file import save_schema
+from feature_eng.simulator import shop_schema, simulate
+from steelyard.evaluating import evaluate_log
+from steelyard.exporting import export_bundle
+from steelyard.pipeline import FitOptions, fit
+from steelyard.tables import evaluation_tables, ranking_table
+from triton_repo.client import RankingClient
+from triton_repo.server import find_tritonserver, start_server
+
+WEIGHTINGS: dict[str, dict[str, float]] = {"clicks": {"click": 1.0}, "revenue": {"revenue": 1.0}}
+SHOWN_REQUESTS, SHOWN_PLACES = 2, 8
+
+
+def run_demo(out: Path, rows: int) -> None:
+    """Simulate, fit, evaluate, export, serve and rank; everything is left in `out`, nothing is left running."""
+    console = Console()
+    started = time.monotonic()
+
+    def step(title: str) -> None:
+        console.print(f"[bold]{time.monotonic() - started:5.0f} s  {title}[/]")
+
+    shutil.rmtree(out, ignore_errors=True)
+    step(f"simulating a shop: {rows:,} impressions")
+    simulate(out / "log", rows=rows, seed=0)
+    parts = sorted((out / "log").glob("*.parquet"))
+    schema = shop_schema()
+    save_schema(schema, out / "schema.yaml")
+    step("fitting features and ranker")
+    bundle = fit(
+        parts[:-1] or parts, schema, out / "bundle", FitOptions(), report=lambda line: console.print(f"         {line}")
+    )
+    step("evaluating on the last part, which the ranker has not seen")
+    for table in evaluation_tables(evaluate_log(bundle, parts[-1])):
+        console.print(table)
+    step("exporting the Triton repository")
+    repository = export_bundle(bundle)
+    found = find_tritonserver()
+    step(f"starting {found}")
+    with start_server(repository, http_port=0, grpc_port=0, metrics_port=0, log=out / "tritonserver.log") as server:
+        server.wait_ready()
+        step(f"ranking through {server.grpc_url}")
+        with RankingClient(server.grpc_url) as client:
+            for user, items in requests_of(parts[-1], bundle.schema, SHOWN_REQUESTS):
+                console.print(side_by_side(client, user, items))
+    step("stopped the server; done")
+
+
+def requests_of(part: Path, schema: Schema, count: int) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Return the first requests of a log part, each as its user (with context) and its candidates."""
+    rows = pq.read_table(part).slice(0, 200 * count).to_pylist()
+    wanted = {i.name: i.role for i in schema.inputs}
+    grouped: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row[schema.request], []).append(row)
+    return [
+        (
+            {name: group[0][name] for name, role in wanted.items() if role != "item"},
+            [{name: row[name] for name, role in wanted.items() if role == "item"} for row in group],
+        )
+        for group in list(grouped.values())[:count]
+    ]
+
+
+def side_by_side(client: RankingClient, user: Mapping[str, Any], items: list[dict[str, Any]]) -> Any:
+    """Return a table of one request ranked under each weighting."""
+    rankings = {name: client.rank(user=user, items=items, weights=w) for name, w in WEIGHTINGS.items()}
+    rows = [{"place": str(place + 1)} for place in range(min(SHOWN_PLACES, len(items)))]
+    for name, ranking in rankings.items():
+        for row, ranked in zip(rows, ranking, strict=False):
+            row[f"for {name}"] = str(ranked.item)
+            row |= {f"{name}: {objective}": f"{value:.3f}" for objective, value in ranked.predictions.items()}
+    return ranking_table(f"user {next(iter(user.values()))}, {len(items)} candidates", list(rows[0]), rows)

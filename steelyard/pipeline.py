@@ -1,0 +1,181 @@
+"""A log to a bundle: clean, fit, compile, pack, train, export, in stages that a killed run resumes from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from feature_eng.log_checks import LogPolicies
+from feature_eng.log_sources import Paths, log_files
+from feature_eng.logs import prepare_log
+from feature_eng.lowering import lower
+from feature_eng.packing import as_served, out_of_fold, write_features
+from feature_eng.plan import Plan
+from feature_eng.progress import row_bar
+from feature_eng.schema import Schema
+from feature_eng.schema_file import load_schema, save_schema
+from feature_eng.splitting import Split
+from feature_eng.workflow import fit_workflow, load_workflow, save_workflow
+from models.export import export_ranker
+from models.ranker import save_ranker
+from models.training import train
+from steelyard.bundle import Bundle, open_bundle, write_manifest
+from steelyard.evaluating import evaluate_features, save_popularity
+
+STAGES = ("log", "features", "training")
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What a fit may be told besides the log and the schema."""
+
+    policies: LogPolicies = field(default_factory=LogPolicies)
+    split: Split = "time"
+    validation: float = 0.1
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what must be the same for a fit to be resumed."""
+        return {
+            "policies": self.policies.model_dump(),
+            "split": self.split,
+            "validation": self.validation,
+            "training": dict(self.training),
+        }
+
+
+def fit(
+    paths: Paths,
+    schema: Schema,
+    out: Path,
+    options: FitOptions,
+    *,
+    resume: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> Bundle:
+    """Fit a bundle on a log; it appears once it is whole, its stages lie in `out.partial` until then.
+
+    Args:
+        paths: the log.
+        schema: what its columns and objectives are.
+        out: folder of the bundle, which must not exist yet.
+        options: policies, split and training.
+        resume: go on with the finished stages of a run with the same arguments.
+        report: told what is done, a line at a time.
+
+    Raises:
+        FileExistsError: the bundle exists.
+        ValueError: there is nothing to resume, or it was fitted with other arguments.
+        SchemaError: the log does not hold what the schema says.
+    """
+    if out.exists():
+        raise FileExistsError(f"out must not exist yet; got {out}")
+    work = out.with_name(f"{out.name}.partial")
+    _claim(work, paths, schema, options, resume)
+    schema = _clean(paths, schema, work, options, report)
+    plan = _features(schema, work, report)
+    _train(schema, plan, work, options, resume, report)
+    for stage in STAGES:
+        shutil.rmtree(work / stage, ignore_errors=True)
+    (work / "run.json").unlink()
+    write_manifest(work, schema)
+    work.replace(out)
+    return open_bundle(out)
+
+
+def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume: bool) -> None:
+    """Start the folder of a run anew, or check that the one to resume is of the same run."""
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in log_files(paths)]
+    run = json.loads(json.dumps({"files": files, "schema": schema.fingerprint, **options.to_json()}))
+    record = work / "run.json"
+    if resume:
+        if not record.exists():
+            raise ValueError(f"resume must find an unfinished run; got none in {work}")
+        before = json.loads(record.read_text(encoding="utf-8"))
+        changed = [key for key in run if before.get(key) != run[key]]
+        if changed:
+            raise ValueError(f"resume must have the arguments of the unfinished run; got other {', '.join(changed)}")
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    record.write_text(json.dumps(run), encoding="utf-8")
+
+
+def _clean(paths: Paths, schema: Schema, work: Path, options: FitOptions, report: Callable[[str], None]) -> Schema:
+    """Write the cleaned log and the schema with its dtypes, unless an earlier run did."""
+    done = work / "schema.yaml"
+    if not done.exists():
+        prepared = prepare_log(
+            paths, schema, work / "log", policies=options.policies, split=options.split, fraction=options.validation
+        )
+        (work / "data_report.json").write_text(prepared.report.model_dump_json(indent=1), encoding="utf-8")
+        beside = work / ".schema.partial"
+        save_schema(prepared.schema, beside)
+        beside.replace(done)
+    counts = {side: _rows(work / "log" / side) for side in ("train", "validation")}
+    report(f"cleaned log: {counts['train']:,} rows to train on, {counts['validation']:,} to validate")
+    return load_schema(done)
+
+
+def _features(schema: Schema, work: Path, report: Callable[[str], None]) -> Plan:
+    """Fit and compile the workflow and pack the features, unless an earlier run did."""
+    if not (work / "plan").exists():
+        workflow = fit_workflow(schema, work / "log" / "train")
+        shutil.rmtree(work / "workflow", ignore_errors=True)
+        save_workflow(workflow, work / "workflow")
+        lower(workflow, schema).save(work / "plan")
+    plan = Plan.load(work / "plan")
+    width = plan.layout.categorical_width
+    report(f"features: {width} categorical and {len(plan.layout.continuous)} continuous columns")
+    sides = {"train": None, "validation": as_served(plan, schema)}
+    for side, compute in sides.items():
+        log, out = work / "log" / side, work / "features" / side
+        if out.exists() or not _rows(log):
+            continue
+        compute = compute or out_of_fold(load_workflow(work / "workflow"), plan.layout)
+        with row_bar(f"{side} features", _rows(log)) as advance:
+            write_features(compute, log, [o.label for o in schema.objectives], plan.layout, out, advance)
+    return plan
+
+
+def _train(
+    schema: Schema, plan: Plan, work: Path, options: FitOptions, resume: bool, report: Callable[[str], None]
+) -> None:
+    """Train, export and evaluate the ranker."""
+    validation = work / "features" / "validation"
+    trained = train(
+        work / "features" / "train",
+        validation if validation.exists() else None,
+        layout=plan.layout,
+        objective_kinds=[o.kind for o in schema.objectives],
+        parents=schema.parents,
+        out=work / "training",
+        resume=resume,
+        **options.training,
+    )
+    save_ranker(trained.ranker, work / "ranker")
+    export_ranker(trained.ranker, work / "ranker" / "ranker.pt")
+    report(f"ranker: best epoch {trained.best_epoch + 1} of {len(trained.history)}")
+    save_popularity(schema, work / "log" / "train", work / "popularity.npz")
+    metrics: dict[str, Any] = {"history": list(trained.history)}
+    if validation.exists():
+        evaluation = evaluate_features(schema, work, work / "log" / "validation")
+        metrics["validation"] = evaluation.to_json()
+    (work / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+
+
+def _rows(folder: Path) -> int:
+    return sum(pq.read_metadata(part).num_rows for part in folder.glob("*.parquet"))
+
+
+def read_columns(folder: Path, names: list[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return columns of a cleaned log whole, as arrays (N,)."""
+    table = pq.read_table(folder, columns=names)
+    return {name: table.column(name).to_numpy() for name in names}

@@ -1,0 +1,44 @@
+"""A bundle's batch scoring job: its plan, ranker and blend over a log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from feature_eng.log_sources import Paths
+from feature_eng.progress import row_bar
+from models.blending import weights_from
+from models.scoring import Scoring, log_rows, score_log
+from steelyard.bundle import MANIFEST, Bundle
+
+
+def score_with_bundle(
+    bundle: Bundle, paths: Paths, out: Path, weights: Mapping[str, float] | None = None
+) -> tuple[int, float]:
+    """Score a log with a bundle; see `score_log`.
+
+    Args:
+        bundle: checked.
+        paths: the log.
+        out: folder of the result, which must not exist yet.
+        weights: by objective; the schema's where absent.
+
+    Returns:
+        Rows scored and seconds taken.
+    """
+    schema = bundle.schema
+    vector = schema.default_weights if weights is None else weights_from(schema.objective_names, weights)
+    scoring = Scoring(
+        plan=bundle.plan.resolve(),
+        ranker=bundle.ranker.resolve(),
+        objectives=schema.objective_names,
+        weights=tuple(map(float, vector)),
+        kind=schema.blend.kind,
+    )
+    files = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    started = time.monotonic()
+    with row_bar("scored", log_rows(paths)) as advance:
+        rows = score_log(paths, schema, scoring, out, identity=files["ranker/ranker.pt"], advance=advance)
+    return rows, time.monotonic() - started
