@@ -19,6 +19,7 @@ from feature_eng.schema import (
     Objective,
     RawColumn,
     Schema,
+    Step,
     TargetEncoding,
     TimePart,
     Timestamp,
@@ -75,7 +76,7 @@ def _keys(value: Any) -> set[Any]:
 def _rule(found: Any, value: Any) -> str:
     kind, context, given = found["type"], found.get("ctx", {}), found["input"]
     if kind == "extra_forbidden":
-        known = _known_keys(value)
+        known = _known_keys(value, found["loc"])
         return f"is not a known key{_nearest(str(found['loc'][-1]), known)}; known: {', '.join(sorted(known))}"
     if kind == "missing":
         return "must be given; got nothing"
@@ -93,16 +94,18 @@ def _rule(found: Any, value: Any) -> str:
     return message if "; got" in message else f"{message}; got {given!r}"
 
 
-def _known_keys(value: Any) -> set[str]:
-    """Return the keys of the model that a raw mapping is meant to be."""
+def _known_keys(value: Any, location: Path_) -> set[str]:
+    """Return the keys of the model that the raw mapping around a location is meant to be."""
+    if "blend" in location[:-1]:
+        return set(Blend.model_fields)
+    if "transform" in location[:-1]:
+        return set(Step.model_fields)
     if "kind" in _keys(value) and value["kind"] in _KINDS:
         models = [m for m in (*RawColumn.__args__, *DerivedColumn.__args__) if _kind(m) == value["kind"]]
         return set(models[0].model_fields)
     if "columns" in _keys(value):
         return set(Schema.model_fields)
-    if "label" in _keys(value) or "given" in _keys(value):
-        return set(Objective.model_fields)
-    return set(Blend.model_fields)
+    return set(Objective.model_fields)
 
 
 def _kind(model: type[BaseModel]) -> str:
