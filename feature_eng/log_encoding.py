@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_eng.inputs import NULL_INT, NULL_STRING
-from feature_eng.schema import Schema
+from feature_eng.schema import GroupStatistic, Schema
 
 Form = Literal["int64", "string", "float32", "timestamp", "list<int64>", "list<string>"]
 Mask = npt.NDArray[np.bool_]
@@ -51,6 +51,12 @@ def label_columns(schema: Schema, in_log: frozenset[str]) -> tuple[str, ...]:
     return (*schema.label_columns, *(truth for truth in truths if truth in in_log))
 
 
+def statistic_columns(schema: Schema) -> tuple[str, ...]:
+    """Return the columns that group statistics are taken of: fitting needs them, requests do not carry them."""
+    of = (column.column for column in schema.columns if isinstance(column, GroupStatistic))
+    return tuple(dict.fromkeys(name for name in of if name is not None))
+
+
 def canonical_forms(
     schema: Schema, keys: Mapping[str, Literal["int64", "string"]], labels: tuple[str, ...]
 ) -> dict[str, Form]:
@@ -66,6 +72,7 @@ def canonical_forms(
     forms: dict[str, Form] = {}
     for given in schema.inputs:
         forms[given.name] = "timestamp" if given.name in moments else _listed(given.dtype, given.is_list)
+    forms |= {name: "float32" for name in statistic_columns(schema) if name not in forms}
     for name in key_columns(schema):
         forms.setdefault(name, "timestamp" if name in moments else keys.get(name) or declared.get(name) or "string")
     return forms | dict.fromkeys(labels, "float32")

@@ -19,7 +19,10 @@ PARQUET, CSV = (".parquet", ".pq"), (".csv",)
 
 @dataclass(frozen=True)
 class Slice:
-    """Part of one file: rows `start` to `stop` of a Parquet file's row group, or those bytes of a CSV file."""
+    """Part of one file: rows `start` to `stop` of a Parquet file's row group, or those bytes of a CSV file.
+
+    `size` is in Arrow bytes, roughly; `rows` is exact for Parquet, and for CSV the lines.
+    """
 
     path: Path
     start: int
@@ -27,6 +30,7 @@ class Slice:
     group: int = 0
     first_row: int = 0
     size: int = 0
+    rows: int = 0
 
     def where(self, row: int) -> str:
         """Name a row of the slice for a person; rows count from 0, below a CSV file's header."""
@@ -41,6 +45,11 @@ class Piece:
 
     index: int
     slices: tuple[Slice, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has, roughly."""
+        return sum(part.rows for part in self.slices)
 
 
 def log_files(paths: Paths) -> list[Path]:
@@ -115,15 +124,15 @@ def _parquet_slices(path: Path, columns: Sequence[str], piece_bytes: int) -> Ite
         step = max(1, min(rows, rows * piece_bytes // size))
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            yield Slice(path, start, stop, group, first_row, size * (stop - start) // rows)
+            yield Slice(path, start, stop, group, first_row, size * (stop - start) // rows, stop - start)
         first_row += rows
 
 
 def _csv_slices(path: Path, piece_bytes: int) -> Iterator[Slice]:
     start = len(_header(path))
     first_row = 0
-    for stop in _line_ends(path, start, piece_bytes):
-        yield Slice(path, start, stop, first_row=first_row, size=stop - start)
+    for stop, lines in _line_ends(path, start, piece_bytes):
+        yield Slice(path, start, stop, first_row=first_row, size=stop - start, rows=lines)
         start, first_row = stop, -1
 
 
@@ -132,20 +141,22 @@ def _header(path: Path) -> bytes:
         return file.readline()
 
 
-def _line_ends(path: Path, start: int, step: int) -> Iterator[int]:
-    """Find offsets about `step` apart that end a row: a line's end outside quotes."""
+def _line_ends(path: Path, start: int, step: int) -> Iterator[tuple[int, int]]:
+    """Find offsets about `step` apart that end a row, outside quotes, and about how many lines lie between."""
     with path.open("rb") as file:
         file.seek(start)
-        quoted, kept = False, 0
+        quoted, kept, lines = False, 0, 0
         while block := file.read(step):
             quoted ^= bool(block.count(b'"') % 2)
             end = _last_row_end(block, quoted)
             start += len(block)
+            lines += block.count(b"\n")
             if end:
                 kept = start - len(block) + end
-                yield kept
+                yield kept, lines
+                lines = 0
         if start > kept:
-            yield start
+            yield start, lines + 1
 
 
 def _last_row_end(block: bytes, quoted: bool) -> int:

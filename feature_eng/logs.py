@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from dask.dataframe.io.io import from_map
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from feature_eng.cluster import run_each
 from feature_eng.log_checks import LogPolicies, check_columns, refusal
 from feature_eng.log_dtypes import find_dtypes, needed_inputs, open_columns
-from feature_eng.log_encoding import Form, canonical_forms, key_columns, label_columns
+from feature_eng.log_encoding import Form, canonical_forms, key_columns, label_columns, statistic_columns
 from feature_eng.log_keys import duplicate_rows
 from feature_eng.log_passes import (
     Found,
@@ -36,10 +33,12 @@ from feature_eng.log_passes import (
 )
 from feature_eng.log_report import CheckReport, LogReport, SplitReport, add_up, column_report
 from feature_eng.log_sources import PIECE_BYTES, Paths, Piece, cut, file_columns, log_files
+from feature_eng.progress import row_bar
 from feature_eng.schema import Schema, SchemaError
 from feature_eng.splitting import Split, check_split, key_cut, rank_cut, straddling
 
 Rows = npt.NDArray[np.int64]
+T = TypeVar("T", Survey, Written)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ def open_log(paths: Paths, schema: Schema, *, labels: bool = True, piece_bytes: 
     listed = [(file.name, file_columns(file)) for file in files]
     present = frozenset.intersection(*(frozenset(columns) for _, columns in listed))
     keys = [key for key in key_columns(schema) if labels or key in present]
-    check_columns(listed, dict.fromkeys((*needed_inputs(schema), *keys, *(schema.label_columns if labels else ()))))
+    to_fit = (*statistic_columns(schema), *schema.label_columns) if labels else ()
+    check_columns(listed, dict.fromkeys((*needed_inputs(schema), *keys, *to_fit)))
     undecided = open_columns(schema, keys)
     found = find_dtypes(cut(files, list(undecided), piece_bytes), undecided)
     schema = schema.with_dtypes(found)
@@ -230,7 +230,7 @@ def prepare_log(
 def _look(log: Log, reading: Reading, progress: bool | None) -> tuple[LogReport, list[Survey], list[Rows]]:
     """Run the first pass; return its report, the surveys, and each piece's duplicate rows."""
     looked = run_each(partial(survey, reading=reading), log.pieces)
-    surveys = list(tracked(looked, "checking", len(log.pieces), progress))
+    surveys = list(_tracked(looked, "checking", log, progress))
     duplicates = list(duplicate_rows([part.duplicate_keys for part in surveys]))
     found = [finding for part in surveys for finding in part.found]
     repeats = sum(len(rows) for rows in duplicates)
@@ -298,7 +298,7 @@ def _write(
 ) -> list[Written]:
     work = list(zip(log.pieces, duplicates, strict=True))
     done = run_each(partial(write_piece, reading=reading, writing=writing), work)
-    written = list(tracked(done, "writing", len(work), progress))
+    written = list(_tracked(done, "writing", log, progress))
     for folder in (writing.train, writing.validation):
         if folder is not None:
             _renumber(folder)
@@ -325,25 +325,8 @@ def _save_report(report: LogReport, folder: Path) -> None:
     beside.rename(folder / "report.json")
 
 
-class _Counted(Protocol):
-    @property
-    def rows(self) -> int: ...
-
-
-T = TypeVar("T", bound=_Counted)
-
-
-def tracked(results: Iterable[T], title: str, total: int, show: bool | None) -> Iterator[T]:
-    """Show a bar over pieces with rows per second while results pass; by default where stderr is a terminal."""
-    if not (sys.stderr.isatty() if show is None else show):
-        yield from results
-        return
-    shape = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
-    with Progress(*shape, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total, speed="")
-        rows = 0
+def _tracked(results: Iterable[T], title: str, log: Log, progress: bool | None) -> Iterator[T]:
+    with row_bar(title, sum(piece.rows for piece in log.pieces), progress) as advance:
         for result in results:
-            rows += result.rows
-            elapsed = bars.tasks[0].elapsed or 0.0
-            bars.update(task, advance=1, speed=f"{rows / max(elapsed, 1e-3):,.0f} rows/s")
+            advance(result.rows)
             yield result
