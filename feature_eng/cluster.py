@@ -18,6 +18,7 @@ Result = TypeVar("Result")
 
 # each thread holds a piece of the log and its copies, some 300 MiB
 IN_PROCESS_THREADS = 4
+CONNECT_TIMEOUT = "10s"
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def connect(workers: int = 0, scheduler: str | None = None) -> Iterator[Client |
 
 
 def _client(cluster: Any) -> Client:
-    return Client(cluster, timeout="10s")
+    return Client(cluster, timeout=CONNECT_TIMEOUT)
 
 
 def _local_cluster(workers: int) -> Any:
