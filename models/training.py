@@ -1,0 +1,242 @@
+"""Trains a ranker on a folder of features, with checkpoints that a killed run resumes from."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+
+from feature_eng.layout import Layout
+from models.feature_shards import Features, Summary, batch_source, summarise
+from models.learner import Learner
+from models.ranker import Ranker
+
+# Above this many rows of the embedding table, a full gradient costs more than SparseAdam's bookkeeping.
+DENSE_TABLE_ROWS = 500_000
+
+_NOISE = (".*does not have many workers.*", ".*torch.jit.*", ".*log_every_n_steps.*", ".*val_dataloader.*zero length.*")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training gives: the ranker of its best epoch, and the figures of every epoch.
+
+    Attributes:
+        ranker: on the CPU, ready to predict.
+        history: for each epoch `epoch`, `loss` (nats per row), and with a validation `val_score` and `val_<k>`, the
+            normalised losses that `Learner` explains.
+        best_epoch: index into the history.
+    """
+
+    ranker: Ranker
+    history: tuple[dict[str, float], ...]
+    best_epoch: int
+
+
+def train(
+    features: Path,
+    validation: Path | None,
+    *,
+    layout: Layout,
+    objective_kinds: Sequence[str],
+    parents: Sequence[int],
+    out: Path,
+    ranker: Mapping[str, Any] | None = None,
+    batch_rows: int = 2048,
+    epochs: int = 10,
+    patience: int = 2,
+    lr: float = 1e-3,
+    warmup: float = 0.05,
+    weight_decay: float = 1e-4,
+    embedding_decay: float = 1e-2,
+    loss_weights: Sequence[float] | None = None,
+    unseen_rate: float = 0.02,
+    resident_gib: float = 1.0,
+    precision: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    loggers: Sequence[str] = ("tensorboard",),
+    progress: bool = True,
+) -> Training:
+    """Train a ranker until its validation gets no better, and return the best epoch's.
+
+    Args:
+        features: folder with `categorical.npy`, `continuous.npy` and `labels.npy` (see `Features`).
+        validation: the same for validation rows; without it all epochs run and the last one counts.
+        layout: what the features' columns are.
+        objective_kinds: `binary` or `value` for each label, (K,).
+        parents: index of the objective that each one is given, or -1, (K,).
+        out: folder for checkpoints and logs.
+        ranker: flat arguments of `Ranker` that differ from its defaults, such as `{"experts": 8}`.
+        batch_rows: rows of a training batch.
+        epochs: most passes over the training rows.
+        patience: epochs without a better validation after which training stops.
+        lr: highest learning rate.
+        warmup: share of all steps over which the learning rate rises, in [0, 1).
+        weight_decay: AdamW's, of all weights but biases and embeddings.
+        embedding_decay: AdamW's, of embeddings.
+        loss_weights: weight of each objective's loss, (K,); all 1 where absent.
+        unseen_rate: share of values that training shows as unseen, in [0, 1).
+        resident_gib: memory that the rows may take to stay resident; larger ones are read from disk in blocks.
+        precision: a Lightning precision; `auto` is bfloat16 or float16 mixed on a GPU, float32 on a CPU.
+        seed: of weights, order and dropout.
+        resume: continue from the last finished epoch of a run with the same arguments in `out`, if there is one.
+        loggers: any of `tensorboard` and `wandb`.
+        progress: whether to show a progress bar where stderr is a terminal.
+
+    Raises:
+        ValueError: an unknown logger, objectives that make no chain, or features that do not fit the layout.
+    """
+    sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
+    for source in sources:
+        check_columns(source, layout, len(objective_kinds))
+    summary = summarise(sources[0], objective_kinds, parents)
+    torch.manual_seed(seed)
+    fresh = build_ranker(layout, objective_kinds, parents, summary, ranker or {})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = [batch_source(source, resident_gib, device) for source in sources]
+    learner = Learner(
+        fresh,
+        batches[0],
+        batches[1] if validation is not None else None,
+        epochs=epochs,
+        batch_rows=batch_rows,
+        lr=lr,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        embedding_decay=embedding_decay,
+        loss_weights=loss_weights or [1.0] * len(parents),
+        unseen_rate=unseen_rate,
+        unseen_columns=summary.unseen_free,
+        seed=seed,
+    )
+    checkpoints = out / "checkpoints"
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    last = checkpoints / "last.ckpt"
+    shown = progress and sys.stderr.isatty()
+    with _quiet():
+        trainer = pl.Trainer(
+            accelerator="auto",
+            devices=1,
+            precision=_precision(precision),
+            max_epochs=epochs,
+            limit_val_batches=1.0 if validation is not None else 0,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            logger=_loggers(loggers, out),
+            callbacks=_callbacks(checkpoints, patience if validation is not None else None, shown),
+            enable_progress_bar=shown,
+            enable_model_summary=False,
+        )
+        trainer.fit(learner, ckpt_path=last if last.exists() else None, weights_only=True)
+    return _best(learner, checkpoints)
+
+
+def build_ranker(
+    layout: Layout, objective_kinds: Sequence[str], parents: Sequence[int], summary: Summary, options: Mapping[str, Any]
+) -> Ranker:
+    """Return an untrained ranker for a layout that starts from what its training rows show.
+
+    Args:
+        layout: what the features' columns are.
+        objective_kinds: `binary` or `value` for each objective, (K,).
+        parents: index of the objective that each one is given, or -1, (K,).
+        summary: of the training rows.
+        options: flat arguments of `Ranker` that differ from its defaults.
+    """
+    cardinalities = [slot.cardinality for slot in layout.categorical]
+    found: dict[str, Any] = {
+        "slot_embeddings": [slot.embedding for slot in layout.categorical],
+        "sparse_embedding": sum(cardinalities) > DENSE_TABLE_ROWS,
+        "continuous_means": list(summary.means),
+        "continuous_scales": list(summary.scales),
+        "base_rates": list(summary.base_rates),
+    }
+    widths = [slot.width for slot in layout.categorical]
+    return Ranker(
+        cardinalities, widths, len(layout.continuous), list(objective_kinds), list(parents), **(found | dict(options))
+    )
+
+
+def check_columns(features: Features, layout: Layout, objectives: int) -> None:
+    """Refuse features whose columns are not those of the layout.
+
+    Raises:
+        ValueError: naming the columns wanted and found.
+    """
+    wanted = (layout.categorical_width, len(layout.continuous), objectives)
+    if features.columns != wanted:
+        raise ValueError(f"{features.folder} must hold arrays with {wanted} columns; got {features.columns}")
+
+
+def _best(learner: Learner, checkpoints: Path) -> Training:
+    """Read the best epoch's weights, or the last one's where nothing chose."""
+    history = learner.history
+    scores = [epoch.get("val_score", -epoch["epoch"]) for epoch in history]
+    best = checkpoints / "best.ckpt"
+    saved = torch.load(best if best.exists() else checkpoints / "last.ckpt", map_location="cpu", weights_only=True)
+    weights = {name.removeprefix("ranker."): tensor for name, tensor in saved["state_dict"].items()}
+    ranker = learner.ranker.cpu().eval()
+    ranker.load_state_dict(weights)
+    return Training(ranker, tuple(history), scores.index(min(scores)))
+
+
+def _callbacks(checkpoints: Path, patience: int | None, progress: bool) -> list[Callback]:
+    """Return what saves every epoch, and what stops where a validation can tell."""
+    bar: list[Callback] = [RichProgressBar(20, console_kwargs={"stderr": True})] if progress else []
+    if patience is None:
+        return [*bar, ModelCheckpoint(checkpoints, save_last=True, save_top_k=0, save_on_train_epoch_end=True)]
+    return [
+        *bar,
+        EarlyStopping("val_score", patience=patience, check_on_train_epoch_end=True),
+        ModelCheckpoint(checkpoints, "best", monitor="val_score", save_last=True, save_on_train_epoch_end=True),
+    ]
+
+
+def _loggers(names: Sequence[str], out: Path) -> list[Logger]:
+    found: list[Logger] = []
+    for name in names:
+        if name == "tensorboard":
+            found.append(TensorBoardLogger(out, name="logs", version=""))
+        elif name == "wandb":
+            from pytorch_lightning.loggers import WandbLogger  # its package is optional
+
+            found.append(WandbLogger(project="steelyard", save_dir=out))
+        else:
+            raise ValueError(f"loggers must be tensorboard or wandb; got {name!r}")
+    return found
+
+
+def _precision(wanted: str) -> Any:
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's hints and banners to itself; errors still raise."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for message in _NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)
