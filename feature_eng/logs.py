@@ -153,7 +153,7 @@ def clean_log(
     Args:
         paths: see `open_log`.
         schema: see `open_log`.
-        out: a folder for `part-00000.parquet` and so on, and `report.json`; earlier parts are replaced.
+        out: a folder for `part-00000.parquet` and so on and nothing else; earlier parts are replaced.
         policies: what to do with the rows that checks find.
         labels: false for a log to be scored.
         progress: show a bar; by default where stderr is a terminal.
@@ -168,7 +168,6 @@ def clean_log(
     _refuse(report)
     folder = _emptied(Path(out))
     _write(log, reading, Writing(folder), duplicates, progress)
-    _save_report(report, folder)
     return Cleaned(log.schema, folder, report)
 
 
