@@ -66,7 +66,7 @@ def log_files(paths: Paths) -> list[Path]:
 
 
 def _expand(path: str) -> list[Path]:
-    if Path(path).is_dir():
+    if path and Path(path).is_dir():
         inside = Path(path).rglob("*")
         found = [file for file in inside if file.suffix in PARQUET + CSV and not file.name.startswith((".", "_"))]
     elif Path(path).is_file():
