@@ -549,7 +549,7 @@ def test_kuairand_is_cleaned_of_its_repeats_and_split_by_time(tmp_path) -> None:
     checks = {check.check: check for check in done.report.checks}
     assert checks["duplicates"].found == 5_883 + 2  # within the files, and between them
     assert done.report.rows_read == 94_784 + 133_545
-    assert [column.dtype for column in done.schema.columns[:3]] == ["int64", "int64", "int64"]
+    assert [column.dtype for column in done.schema.columns[:3]] == ["int64", "int64", "string"]
     assert abs(done.report.split.validation_rows / done.report.rows_kept - 0.1) < 0.001
     train, validation = rows_of(done.train), rows_of(done.validation)
     assert train["time_ms"].max() < validation["time_ms"].min()
