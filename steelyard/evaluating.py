@@ -18,7 +18,8 @@ from feature_eng.log_sources import Paths
 from feature_eng.logs import clean_log
 from feature_eng.progress import row_bar
 from feature_eng.schema import Schema
-from models.evaluation import Evaluation, evaluate, item_means, popularity
+from models.evaluation import Evaluation, evaluate
+from models.popularity import Popularity, item_popularity
 from models.prediction import Predictor, load_predictor
 from steelyard.bundle import Bundle
 
@@ -55,9 +56,8 @@ def evaluate_parts(
     return evaluate(
         predictions,
         _stacked(columns, [o.label for o in schema.objectives]),
-        objective_names=schema.objective_names,
+        names=schema.objective_names,
         kinds=[o.kind for o in schema.objectives],
-        parents=schema.parents,
         requests=columns.get(schema.request or ""),
         users=columns.get(schema.user or ""),
         weights=schema.default_weights,
@@ -91,20 +91,13 @@ def save_popularity(schema: Schema, log: Path, path: Path) -> None:
     labels = [o.label for o in schema.objectives]
     table = pq.read_table(log, columns=list(dict.fromkeys([schema.item, *labels])))
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    means = item_means(columns[schema.item], _stacked(columns, labels))
-    np.savez(
-        path,
-        items=means.items.astype("U") if means.items.dtype == object else means.items,
-        means=means.means,
-        overall=means.overall,
-    )
+    item_popularity(columns[schema.item], _stacked(columns, labels)).save(path)
 
 
 def _baseline(schema: Schema, path: Path, columns: dict[str, Any]) -> NDArray[np.float32] | None:
     if schema.item is None or not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        return popularity(columns[schema.item], stored["items"], stored["means"], stored["overall"])
+    return Popularity.load(path).predict(columns[schema.item])
 
 
 def _stacked(columns: dict[str, Any], names: list[str]) -> NDArray[np.float32]:

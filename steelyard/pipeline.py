@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from feature_eng.log_checks import LogPolicies
@@ -27,7 +26,7 @@ from models.export import export_ranker
 from models.ranker import save_ranker
 from models.training import train
 from steelyard.bundle import Bundle, open_bundle, write_manifest
-from steelyard.evaluating import evaluate_features, save_popularity
+from steelyard.evaluating import evaluate_parts, save_popularity
 
 STAGES = ("log", "features", "training")
 
@@ -166,16 +165,10 @@ def _train(
     save_popularity(schema, work / "log" / "train", work / "popularity.npz")
     metrics: dict[str, Any] = {"history": list(trained.history)}
     if validation.exists():
-        evaluation = evaluate_features(schema, work, work / "log" / "validation")
-        metrics["validation"] = evaluation.to_json()
+        parts = (work / "plan", work / "ranker" / "ranker.pt", work / "popularity.npz")
+        metrics["validation"] = evaluate_parts(schema, *parts, work / "log" / "validation").to_json()
     (work / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
 
 
 def _rows(folder: Path) -> int:
     return sum(pq.read_metadata(part).num_rows for part in folder.glob("*.parquet"))
-
-
-def read_columns(folder: Path, names: list[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return columns of a cleaned log whole, as arrays (N,)."""
-    table = pq.read_table(folder, columns=names)
-    return {name: table.column(name).to_numpy() for name in names}

@@ -32,7 +32,7 @@ def log_tables(report: LogReport) -> Iterator[Table]:
 
 def evaluation_tables(evaluation: Evaluation) -> Iterator[Table]:
     """Yield a table an objective: metrics down, systems across, 95 % intervals behind."""
-    rows = list(evaluation.rows())
+    rows = evaluation.figures
     for objective in dict.fromkeys(row.objective for row in rows):
         own = [row for row in rows if row.objective == objective]
         systems = list(dict.fromkeys(row.system for row in own))
@@ -59,7 +59,7 @@ def ranking_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str
 def _interval(row: Any) -> str:
     if row is None:
         return ""
-    if row.low is None or row.low != row.low:
+    if row.low != row.low:
         return f"{row.value:.4f}"
     return f"{row.value:.4f} [dim]{row.low:.4f}–{row.high:.4f}[/]"
 

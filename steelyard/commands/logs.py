@@ -18,9 +18,7 @@ PolicyOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 WorkersOption = Annotated[int, typer.Option(help="Local Dask workers; 0 runs in this process.")]
-SchedulerOption = Annotated[
-    str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://10.0.0.5:8786.")
-]
+SchedulerOption = Annotated[str | None, typer.Option(help="Address of a Dask scheduler, such as tcp://10.0.0.5:8786.")]
 
 
 def check(

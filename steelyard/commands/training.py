@@ -103,9 +103,7 @@ def evaluate(
 
 def export(
     bundle: Annotated[Path, typer.Argument(help="Folder that `fit` wrote.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the model repository; BUNDLE/triton by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the model repository; BUNDLE/triton by default.")] = None,
     max_candidates: Annotated[int, typer.Option(min=1, help="Most candidates that one request may rank.")] = 4096,
     backend: Annotated[str, typer.Option(help="What runs the ranker: python, or libtorch in NGC images.")] = "python",
 ) -> None:
