@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -108,15 +109,9 @@ class Learner(pl.LightningModule):
         optimizers: list[Optimizer] = [AdamW(groups, lr=self.lr, fused=True)]
         if embeddings and sparse:
             optimizers.append(SparseAdam(embeddings, lr=self.lr))
-        self.schedules = [LambdaLR(optimizer, self.rate) for optimizer in optimizers]
+        schedule = partial(rate, steps=self.steps, warmup=self.warmup)
+        self.schedules = [LambdaLR(optimizer, schedule) for optimizer in optimizers]
         return optimizers, self.schedules
-
-    def rate(self, step: int) -> float:
-        """Return the share of `lr` at a step: a linear rise, then half a cosine down to 0."""
-        rise = max(1, round(self.warmup * self.steps))
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, self.steps - rise))))
 
     def on_train_start(self) -> None:
         """Leave a run that had stopped early stopped, when it is resumed."""
@@ -133,7 +128,7 @@ class Learner(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Take one step on one batch."""
         categorical, continuous, labels = batch
-        sums, _ = self.ranker.chain.loss_sums(self.ranker.logits(self._unsee(categorical), continuous), labels)
+        sums, _ = self.ranker.chain.loss_sums(self.ranker.logits(self.unsee(categorical), continuous), labels)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
@@ -174,6 +169,13 @@ class Learner(pl.LightningModule):
         for objective, loss in enumerate(losses.tolist()):
             self.log(f"val_{objective}", loss)
 
+    def unsee(self, categorical: Tensor) -> Tensor:
+        """Return ids (B, S) with a share of the listed values shown as unseen."""
+        if self.unseen_rate == 0:
+            return categorical
+        drawn = torch.rand(categorical.shape, device=categorical.device) < self.unseen_rate
+        return categorical.masked_fill(drawn & self.unseen_columns & (categorical >= VOCABULARY_START), UNSEEN_ID)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the history with the weights."""
         checkpoint["history"] = self.history
@@ -185,12 +187,19 @@ class Learner(pl.LightningModule):
     def _epoch_seed(self) -> int:
         return self.seed * 1_000_003 + self.current_epoch
 
-    def _unsee(self, categorical: Tensor) -> Tensor:
-        """Show a share of the listed values as unseen."""
-        if self.unseen_rate == 0:
-            return categorical
-        drawn = torch.rand(categorical.shape, device=categorical.device) < self.unseen_rate
-        return categorical.masked_fill(drawn & self.unseen_columns & (categorical >= VOCABULARY_START), UNSEEN_ID)
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the highest learning rate at a step: a linear rise, then half a cosine down to 0.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+        warmup: share of all steps that the rise takes, in [0, 1).
+    """
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
 
 
 def normalised_losses(losses: Tensor, base_losses: Tensor, counts: Tensor, is_value: Tensor) -> Tensor:

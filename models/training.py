@@ -25,7 +25,12 @@ from models.ranker import Ranker
 # Above this many rows of the embedding table, a full gradient costs more than SparseAdam's bookkeeping.
 DENSE_TABLE_ROWS = 500_000
 
-_NOISE = (".*does not have many workers.*", ".*torch.jit.*", ".*log_every_n_steps.*", ".*val_dataloader.*zero length.*")
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*log_every_n_steps.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
 
 
 @dataclass(frozen=True)
