@@ -102,6 +102,11 @@ def encode(table: pa.Table, forms: Mapping[str, Form]) -> Encoded:
     return encoded
 
 
+def empty_columns(forms: Mapping[str, Form]) -> dict[str, pa.Array]:
+    """Return canonical columns without rows."""
+    return {name: encode_column(pa.nulls(0), form)[0] for name, form in forms.items()}
+
+
 def join(parts: Sequence[Encoded]) -> Encoded:
     """Put encoded pieces of the same forms one after the other."""
     if len(parts) == 1:
@@ -143,7 +148,7 @@ def _plain(raw: Any) -> pa.Array:
         values = pa.concat_arrays(values.chunks)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_large_string(values.type) or pa.types.is_string_view(values.type):
+    if str(values.type) in ("large_string", "string_view"):
         values = values.cast(pa.string())
     return values
 

@@ -18,7 +18,7 @@ from dask.dataframe.io.io import from_map
 from feature_eng.cluster import run_each
 from feature_eng.log_checks import LogPolicies, check_columns, refusal
 from feature_eng.log_dtypes import find_dtypes, needed_inputs, open_columns
-from feature_eng.log_encoding import Form, canonical_forms, key_columns, label_columns, statistic_columns
+from feature_eng.log_encoding import Form, canonical_forms, empty_columns, key_columns, label_columns, statistic_columns
 from feature_eng.log_keys import duplicate_rows
 from feature_eng.log_passes import (
     Found,
@@ -109,13 +109,17 @@ def resolve_dtypes(schema: Schema, paths: Paths) -> Schema:
 def read_log(paths: Paths, schema: Schema, *, labels: bool = True) -> Any:
     """Return a Dask DataFrame of the log's canonical columns, unchecked; see `open_log`."""
     log = open_log(paths, schema, labels=labels)
-    meta = _frame(log.pieces[0], log.forms).iloc[:0]
+    meta = _as_frame(empty_columns(log.forms))
     return from_map(partial(_frame, forms=log.forms), log.pieces, meta=meta)
 
 
 def _frame(piece: Piece, forms: dict[str, Form]) -> pd.DataFrame:
     encoded, _ = encode_piece(piece, forms)
-    frame: pd.DataFrame = pa.table(encoded.columns).to_pandas()
+    return _as_frame(encoded.columns)
+
+
+def _as_frame(columns: dict[str, pa.Array]) -> pd.DataFrame:
+    frame: pd.DataFrame = pa.table(columns).to_pandas()
     return frame
 
 
@@ -160,13 +164,13 @@ def clean_log(
 
     Raises:
         SchemaError: columns are missing, or a check whose policy is error has found rows; lists all.
-        ValueError: no row is left.
+        ValueError: no row is left, or the log is read from `out`.
     """
     log = open_log(paths, schema, labels=labels)
     reading = Reading(log.schema, log.forms, policies or LogPolicies())
     report, _, duplicates = _look(log, reading, progress)
     _refuse(report)
-    folder = _emptied(Path(out))
+    folder = _emptied(Path(out), log)
     _write(log, reading, Writing(folder), duplicates, progress)
     return Cleaned(log.schema, folder, report)
 
@@ -184,7 +188,7 @@ def prepare_log(
     """Check, clean and split a log in two passes; write `train/`, `validation/` and `report.json` into `out`.
 
     Training parts have a column `__fold__` (int8, 0 to 4), the same for all rows of a request. A request whose rows lie
-    on both sides of the cut goes to training whole.
+    on both sides of the cut goes to training whole, as do rows without a moment.
 
     Args:
         paths: see `open_log`.
@@ -197,7 +201,8 @@ def prepare_log(
 
     Raises:
         SchemaError: columns are missing, or a check whose policy is error has found rows; lists all.
-        ValueError: an argument is out of range, the schema lacks the column to split by, or no row is left to train.
+        ValueError: an argument is out of range, the schema lacks the column to split by, or no row is left to train,
+            or the log is read from where parts go.
     """
     check_split(split, fraction)
     if split in ("time", "user") and fraction and getattr(schema, split) is None:
@@ -209,7 +214,8 @@ def prepare_log(
     reading = Reading(log.schema, log.forms, policies or LogPolicies(), split if fraction else None)
     report, surveys, duplicates = _look(log, reading, progress)
     _refuse(report)
-    writing = _sides(Path(out), reading, surveys, fraction)
+    (Path(out) / "report.json").unlink(missing_ok=True)  # written last, it marks what is whole
+    writing = _sides(Path(out), log, reading, surveys, fraction)
     del surveys
     written = _write(log, reading, writing, duplicates, progress)
     report.split = SplitReport(
@@ -280,9 +286,9 @@ def _refuse(report: LogReport) -> None:
         raise ValueError(f"log must leave at least one row after its checks; got 0 of {report.rows_read}")
 
 
-def _sides(out: Path, reading: Reading, surveys: Sequence[Survey], fraction: float) -> Writing:
-    train = _emptied(out / "train")
-    validation = _emptied(out / "validation")
+def _sides(out: Path, log: Log, reading: Reading, surveys: Sequence[Survey], fraction: float) -> Writing:
+    train = _emptied(out / "train", log)
+    validation = _emptied(out / "validation", log)
     if not reading.split:
         validation.rmdir()
         return Writing(train, with_folds=True)
@@ -304,8 +310,10 @@ def _write(
     return written
 
 
-def _emptied(folder: Path) -> Path:
+def _emptied(folder: Path, log: Log) -> Path:
     """Make a folder, and remove the parts that an earlier run left in it."""
+    if any(file.resolve().parent == folder.resolve() for file in log.files):
+        raise ValueError(f"out must not be a folder that the log is read from; got {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     for part in [*folder.glob("part-*.parquet"), *folder.glob(".part-*.partial")]:
         part.unlink()

@@ -482,6 +482,26 @@ def test_a_log_whose_rows_are_all_dropped_is_refused(tmp_path) -> None:
         clean_log(path, parse_schema(SHOP), tmp_path / "out", policies=logs.LogPolicies(labels="drop"))
 
 
+@pytest.mark.parametrize("inside", ["train", "validation"])
+def test_a_log_is_never_overwritten_by_its_own_parts(tmp_path, inside: str) -> None:
+    (tmp_path / inside).mkdir()
+    path = written(tmp_path / inside, shop_log(), "part-00000.parquet")
+    with pytest.raises(ValueError, match=rf"out must not be a folder that the log is read from; got .*{inside}"):
+        prepare_log(path, parse_schema(SHOP), tmp_path)
+    with pytest.raises(ValueError, match="out must not be a folder that the log is read from"):
+        clean_log(path, parse_schema(SHOP), tmp_path / inside)
+    assert path.exists()
+
+
+def test_rows_without_a_moment_train_when_they_are_filled(tmp_path) -> None:
+    moments = pa.array([None] * 50 + [START_MS] * 25 + [START_MS + 1] * 25)
+    path = written(tmp_path, shop_log().set_column(5, "time", moments))
+    policies = logs.LogPolicies(timestamps="fill")
+    done = prepare_log(path, parse_schema(SHOP), tmp_path / "out", fraction=0.25, policies=policies)
+    assert (rows_of(done.train)["time"] == NULL_INT).sum() == 50
+    assert set(rows_of(done.validation)["time"]) == {START_MS + 1}
+
+
 # ---- the report
 
 
