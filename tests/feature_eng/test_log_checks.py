@@ -2,11 +2,16 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from feature_eng.keys import int_keys
 from feature_eng.log_checks import LogPolicies, refusal
+from feature_eng.log_keys import array_keys, duplicate_rows, position_keys, row_keys
 from feature_eng.logs import check_log, clean_log
 from feature_eng.schema import SchemaError
 from feature_eng.schema_file import parse_schema
@@ -199,6 +204,23 @@ def test_missing_columns_are_reported_at_once_with_the_nearest(tmp_path) -> None
         "price must be a column of the log; got none in log.parquet (did you mean prices?)",
         "paid must be a column of the log; got none in log.parquet",
     ]
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=20), max_size=5))
+def test_duplicates_are_those_that_pandas_finds_in_the_whole(pieces: list) -> None:
+    keys = [int_keys(np.array(piece, np.int64)) for piece in pieces]
+    found = list(duplicate_rows(keys))
+    starts = np.cumsum([0, *map(len, pieces)])[:-1]
+    whole = [start + row for start, rows in zip(starts, found, strict=True) for row in rows]
+    expected = pd.Series([value for piece in pieces for value in piece], dtype="int64").duplicated()
+    assert whole == np.flatnonzero(expected).tolist()
+
+
+def test_keys_tell_rows_and_positions_apart() -> None:
+    strings = pa.array(["a", "b", "", "a"])
+    assert array_keys(strings[1:]).tolist() == array_keys(strings)[1:].tolist()
+    assert len(set(row_keys([strings, pa.array([1, 1, 1, 2])]).tolist())) == 4
+    assert not set(position_keys(0, 50).tolist()) & set(position_keys(1, 50).tolist())
 
 
 def test_a_refusal_names_the_share_of_rows() -> None:
