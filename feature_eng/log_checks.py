@@ -37,7 +37,7 @@ class LogPolicies(BaseModel):
     | non_finite     | NaN or infinity in a continuous column                   | null              | fill    |
     | duplicates     | a (request, item), or without requests (user, item, time), seen before | (refused) | drop  |
 
-    Checks run in this order, each on what the fills before it left. Missing columns are an error always.
+    Checks run in this order, each on the rows that drops before it left, as fills before it left them. Missing columns are an error always.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -120,7 +120,8 @@ def check_rows(encoded: Encoded, schema: Schema, policies: LogPolicies) -> Check
     kept = np.ones(len(next(iter(columns.values()))), bool)
     found: list[Finding] = []
     labels: Labels = {name: columns[name].to_numpy(False).copy() for name in schema.label_columns if name in columns}
-    for check, name, mask in _offences(encoded, schema, labels, policies):
+    for check, name, offending in _offences(encoded, schema, labels, policies):
+        mask = offending & kept
         if mask.any():
             found.append(Finding(check, name, int(mask.sum()), int(mask.argmax())))
             if getattr(policies, check) == "drop":

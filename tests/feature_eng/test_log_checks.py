@@ -182,6 +182,20 @@ def test_an_unknown_policy_is_refused() -> None:
         LogPolicies(duplicate="drop")
 
 
+def test_a_row_that_one_check_drops_is_no_matter_to_the_next(tmp_path) -> None:
+    path = log(tmp_path, click=["no", "1", "1", "1", "0", "0"], paid=[-1.0, 0, 0, 9.5, 0, 0])
+    report = check_log(path, SCHEMA, LogPolicies(dtypes="drop"))
+    assert [(check.check, check.column, check.found, check.done) for check in report.checks] == [
+        ("dtypes", "click", 1, "dropped")
+    ]
+
+
+def test_a_label_that_is_no_number_is_filled_twice(tmp_path) -> None:
+    path = log(tmp_path, click=["no", "1", "1", "1", "0", "0"])
+    rows = cleaned(tmp_path, path, dtypes="fill", missing_labels="fill")
+    assert rows["click"].tolist() == [0, 1, 1, 1, 0, 0]
+
+
 def test_filling_a_conversion_fills_the_whole_chain_above_it(tmp_path) -> None:
     path = log(tmp_path, click=[0] * 6, cart=[0] * 6)
     rows = cleaned(tmp_path, path, conversions="fill")
