@@ -55,8 +55,6 @@ def find_dtypes(pieces: Sequence[Piece], columns: dict[str, bool]) -> dict[str, 
         pieces: of the log.
         columns: names, and whether each is a list.
     """
-    if not columns:
-        return {}
     strings: set[str] = set()
     for found in run_each(partial(_string_columns, columns=columns), pieces):
         strings |= found

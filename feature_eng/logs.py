@@ -91,7 +91,7 @@ def open_log(paths: Paths, schema: Schema, *, labels: bool = True, piece_bytes: 
     to_fit = (*statistic_columns(schema), *schema.label_columns) if labels else ()
     check_columns(listed, dict.fromkeys((*needed_inputs(schema), *keys, *to_fit)))
     undecided = open_columns(schema, keys)
-    found = find_dtypes(cut(files, list(undecided), piece_bytes), undecided)
+    found = find_dtypes(cut(files, list(undecided), piece_bytes), undecided) if undecided else {}
     schema = schema.with_dtypes(found)
     forms = canonical_forms(schema, found, label_columns(schema, present) if labels else ())
     forms = {name: form for name, form in forms.items() if name in present}
