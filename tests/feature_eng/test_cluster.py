@@ -2,6 +2,7 @@
 
 import os
 import socket
+from importlib.util import find_spec
 
 import pytest
 from distributed import Client, LocalCluster
@@ -40,6 +41,13 @@ def test_a_scheduler_is_used_and_left_running() -> None:
         assert client.status == "closed"
         with Client(running.scheduler_address) as other:
             assert len(other.nthreads()) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(find_spec("cudf") is None, reason="needs a GPU and cudf")
+def test_workers_sit_on_gpus_where_cudf_is() -> None:
+    with connect(workers=1) as client:
+        assert set(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == {"0"}
 
 
 def test_workers_are_never_negative() -> None:
