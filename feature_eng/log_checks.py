@@ -37,7 +37,8 @@ class LogPolicies(BaseModel):
     | non_finite     | NaN or infinity in a continuous column                   | null              | fill    |
     | duplicates     | a (request, item), or without requests (user, item, time), seen before | (refused) | drop  |
 
-    Checks run in this order, each on the rows that drops before it left, as fills before it left them. Missing columns are an error always.
+    Checks run in this order, each on the rows that drops before it left, as fills before it left them. Missing columns
+    are an error always.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
