@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +83,25 @@ def _expand(path: str) -> list[Path]:
     return sorted(found)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        kind = "CSV in UTF-8" if path.suffix in CSV else "Parquet"
+        raise ValueError(f"{path} must be {kind}; got an error: {error}") from None
+
+
 def file_columns(path: Path) -> list[str]:
-    """Return the names of a file's columns."""
-    if path.suffix in CSV:
-        return list(pa_csv.read_csv(io.BytesIO(_header(path))).column_names)
-    return list(pq.read_schema(path).names)
+    """Return the names of a file's columns.
+
+    Raises:
+        ValueError: the file is not what its name says.
+    """
+    with _naming(path):
+        if path.suffix in CSV:
+            return list(pa_csv.read_csv(io.BytesIO(_header(path))).column_names)
+        return list(pq.read_schema(path).names)
 
 
 def cut(files: Iterable[Path], columns: Sequence[str], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
@@ -171,26 +186,35 @@ def _last_row_end(block: bytes, quoted: bool) -> int:
 
 
 def read_slice(part: Slice, columns: Sequence[str]) -> pa.Table:
-    """Read the named columns of a slice; CSV values stay text, so that all pieces read alike."""
-    if part.path.suffix in CSV:
-        with part.path.open("rb") as file:
-            file.seek(part.start)
-            text = _header(part.path) + file.read(part.stop - part.start)
-        convert = pa_csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types={name: pa.string() for name in columns},
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-            null_values=["", "NA", "NaN", "nan", "null", "NULL", "None"],
-        )
-        parse = pa_csv.ParseOptions(newlines_in_values=True)
-        read = pa_csv.ReadOptions(use_threads=False, block_size=max(len(text), 1))
-        return pa_csv.read_csv(io.BytesIO(text), read, parse, convert)
+    """Read the named columns of a slice; CSV values stay text, so that all pieces read alike.
+
+    Raises:
+        ValueError: the file is not what its name says.
+    """
+    with _naming(part.path):
+        return _read_csv(part, columns) if part.path.suffix in CSV else _read_parquet(part, list(columns))
+
+
+def _read_csv(part: Slice, columns: Sequence[str]) -> pa.Table:
+    with part.path.open("rb") as file:
+        file.seek(part.start)
+        text = _header(part.path) + file.read(part.stop - part.start)
+    convert = pa_csv.ConvertOptions(
+        include_columns=list(columns),
+        column_types={name: pa.string() for name in columns},
+        strings_can_be_null=True,
+        null_values=[""],
+    )
+    parse = pa_csv.ParseOptions(newlines_in_values=True)
+    read = pa_csv.ReadOptions(use_threads=False, block_size=max(len(text), 1))
+    return pa_csv.read_csv(io.BytesIO(text), read, parse, convert)
+
+
+def _read_parquet(part: Slice, columns: list[str]) -> pa.Table:
     with pq.ParquetFile(part.path) as file:
-        whole = part.start == 0 and part.stop == file.metadata.row_group(part.group).num_rows
-        if whole:
-            return file.read_row_group(part.group, columns=list(columns), use_threads=False).select(list(columns))
-        return _rows(file, part, list(columns))
+        if part.rows == file.metadata.row_group(part.group).num_rows:
+            return file.read_row_group(part.group, columns=columns, use_threads=False).select(columns)
+        return _rows(file, part, columns)
 
 
 def _rows(file: pq.ParquetFile, part: Slice, columns: list[str]) -> pa.Table:

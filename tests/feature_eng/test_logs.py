@@ -185,6 +185,27 @@ def test_other_files_are_refused(tmp_path) -> None:
         log_files(tmp_path / "log.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.parquet", b"no", r"log\.parquet must be Parquet; got an error: .*footer"),
+        ("log.csv", b"", r"log\.csv must be CSV in UTF-8; got an error: Empty CSV file"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_named(tmp_path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_log(tmp_path / name, parse_schema(SHOP))
+
+
+@pytest.mark.parametrize("row", [b"1,2,3", b"1,caf\xe9"])
+def test_a_broken_csv_row_is_reported_with_its_file(tmp_path, row: bytes) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"a,b\n1,2\n" + row + b"\n")
+    with pytest.raises(ValueError, match=r"log\.csv must be CSV in UTF-8; got an error: .*(Expected 2 columns|UTF8)"):
+        read_slice(cut([path], ["b"])[0].slices[0], ["b"])
+
+
 def test_a_log_without_rows_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"log must have at least one row; got none in log\.parquet"):
         open_log(written(tmp_path, shop_log(0)), parse_schema(SHOP))
