@@ -64,3 +64,29 @@ def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArr
     if offsets[0] != 0 or offsets[-1] != values or (np.diff(offsets) < 0).any():
         raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
     return offsets.astype(np.int64, copy=False)
+
+
+def candidate_count(inputs: Sequence[Input], columns: Mapping[str, Any], most: int) -> int:
+    """Return N, the number of candidates that a request's item columns agree on.
+
+    Args:
+        inputs: the plan's.
+        columns: the request's arrays by tensor name.
+        most: the largest N that is served.
+
+    Raises:
+        ValueError: naming the tensor: two item columns differ in length, N is 0 or above `most`, or a user or context
+            column is not for one row.
+    """
+    counted = {i.tensors[-1]: len(columns[i.tensors[-1]]) - i.is_list for i in inputs if i.role == "item"}
+    first, rows = next(iter(counted.items()), ("the request", 1))
+    for name, count in counted.items():
+        if count != rows:
+            raise ValueError(f"{name} must be of {rows} candidates, as {first} is; got {count}")
+    if not 1 <= rows <= most:
+        raise ValueError(f"{first} must be of 1 to {most} candidates; got {rows}")
+    for one in (i for i in inputs if i.role != "item"):
+        count = len(columns[one.tensors[-1]]) - one.is_list
+        if count != 1:
+            raise ValueError(f"{one.tensors[-1]} must be of one row, since it is a {one.role} column; got {count}")
+    return rows

@@ -51,8 +51,8 @@ def buffer_keys(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> UInt64Ar
 
 
 def combined_keys(*keys: UInt64Array) -> UInt64Array:
-    """Return the keys (n,) of tuples, from the keys (n,) of their parts; the key of a single part is its own."""
-    return keys[0] if len(keys) == 1 else _hash_blocks(np.stack(keys, axis=1))
+    """Return the keys (n,) of tuples, from the keys (n,) or (1,) of their parts; a single part's key is its own."""
+    return keys[0] if len(keys) == 1 else _hash_blocks(np.stack(np.broadcast_arrays(*keys), axis=1))
 
 
 def _hash_blocks(blocks: UInt64Array) -> UInt64Array:

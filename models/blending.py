@@ -30,8 +30,10 @@ def blend(predictions: NDArray[Any], weights: NDArray[Any], kind: Literal["linea
     """
     if kind == "geometric":
         logs = np.log(np.maximum(predictions, SMALLEST, dtype=np.float32))
-        return np.exp((logs * weights).sum(axis=1), dtype=np.float32)
-    return (predictions * weights).sum(axis=1, dtype=np.float32)
+        scores: Float32Array = np.exp((logs * weights).sum(axis=1), dtype=np.float32)
+    else:
+        scores = (predictions * weights).sum(axis=1, dtype=np.float32)
+    return scores
 
 
 def check_weights(weights: NDArray[Any], names: Sequence[str]) -> Float32Array:
@@ -41,9 +43,8 @@ def check_weights(weights: NDArray[Any], names: Sequence[str]) -> Float32Array:
         ValueError: there is not one an objective, or one is not finite.
     """
     if weights.shape != (len(names),):
-        raise ValueError(
-            f"objective_weights must have {len(names)} values, one each for {', '.join(names)}; got {list(weights.shape)}"
-        )
+        listed = ", ".join(names)
+        raise ValueError(f"objective_weights must have one value each for {listed}; got shape {list(weights.shape)}")
     for name, weight in zip(names, weights, strict=True):
         if not np.isfinite(weight):
             raise ValueError(f"objective_weights must be finite; got {weight} for {name}")

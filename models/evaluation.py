@@ -1,4 +1,4 @@
-"""A ranker judged: each objective's metrics with intervals, beside popularity and beside the truth where it is known."""
+"""A ranker judged: each objective's metrics with intervals, beside popularity and the truth where it is known."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ class Evaluation:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Evaluation:
         """Read what `to_json` wrote."""
-        listed = [{k: float("nan") if v is None else v for k, v in figure.items()} for figure in raw["figures"]]
-        return cls(raw["rows"], tuple(Figure(**figure) for figure in listed))
+        figures: list[dict[str, Any]] = raw["figures"]
+        listed = (Figure(**{k: float("nan") if v is None else v for k, v in figure.items()}) for figure in figures)
+        return cls(raw["rows"], tuple(listed))
 
 
 def evaluate(
@@ -74,7 +75,7 @@ def evaluate(
     truth: Array | None = None,
     baseline: Array | None = None,
     k: int = 10,
-    replicates: int = 200,
+    replicates: int = 100,
     seed: int = 0,
 ) -> Evaluation:
     """Judge predictions.

@@ -1,8 +1,8 @@
 """How well predictions order and size outcomes: pure functions of arrays.
 
-Each metric comes twice: `auc(labels, scores)`, and `weighted_auc(labels, scores)`, which sorts once and returns a function of
-row weights (B,), so that a bootstrap replicate costs a pass over the rows. A metric that the rows do not define, such as
-the AUC of one class, is NaN. B rows.
+Each metric comes twice: `auc(labels, scores)`, and `weighted_auc(labels, scores)`, which sorts once and returns a
+function of row weights (B,), so that a bootstrap replicate costs a pass over the rows. A metric that the rows do not
+define, such as the AUC of one class, is NaN. B rows.
 """
 
 from __future__ import annotations

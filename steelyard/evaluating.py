@@ -25,7 +25,7 @@ from steelyard.bundle import Bundle
 
 
 def evaluate_log(
-    bundle: Bundle, paths: Paths, policies: LogPolicies | None = None, *, k: int = 10, replicates: int = 200
+    bundle: Bundle, paths: Paths, policies: LogPolicies | None = None, *, k: int = 10, replicates: int = 100
 ) -> Evaluation:
     """Evaluate a bundle on a log.
 
@@ -44,7 +44,7 @@ def evaluate_log(
 
 
 def evaluate_parts(
-    schema: Schema, plan: Path, ranker: Path, popularity_file: Path, log: Path, *, k: int = 10, replicates: int = 200
+    schema: Schema, plan: Path, ranker: Path, popularity_file: Path, log: Path, *, k: int = 10, replicates: int = 100
 ) -> Evaluation:
     """Evaluate a ranker on the parts of a cleaned log; see `evaluate_log`."""
     predictor = load_predictor(plan, ranker)

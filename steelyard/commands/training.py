@@ -81,7 +81,7 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Folder that `fit` wrote.")],
     log: Annotated[list[str], typer.Argument(help="Parquet or CSV that the ranker has not seen.")],
     policy: PolicyOption = None,
-    replicates: Annotated[int, typer.Option(min=0, help="Bootstrap replicates behind the intervals.")] = 200,
+    replicates: Annotated[int, typer.Option(min=0, help="Bootstrap replicates behind the intervals.")] = 100,
     k: Annotated[int, typer.Option("--k", min=1, help="Places that NDCG and value captured count.")] = 10,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,0 +1,48 @@
+"""The preprocess step: a request's raw columns → packed features and weights, a row a candidate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from feature_eng.columns import candidate_count
+from feature_eng.plan import Plan
+from models.blending import check_weights
+
+
+class TritonPythonModel:
+    """Runs the compiled plan; unbatched, since each request has candidates of its own number."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the plan and check that it is the repository's."""
+        settings = json.loads(json.loads(args["model_config"])["parameters"]["steelyard"]["string_value"])
+        self.plan = Plan.load(Path(args["model_repository"]) / args["model_version"] / "plan")
+        if self.plan.fingerprint != settings["fingerprint"]:
+            raise ValueError(f"plan must have fingerprint {settings['fingerprint']}; got {self.plan.fingerprint}")
+        self.names = settings["objectives"]
+        self.default_weights = np.array(settings["weights"], dtype=np.float32)
+        self.max_candidates = settings["max_candidates"]
+        self.tensors = [name for i in self.plan.inputs for name in i.tensors]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request, a bad one with an error that names the tensor and the rule."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        try:
+            outputs = self._features(request)
+        except ValueError as error:
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
+
+    def _features(self, request: Any) -> dict[str, Any]:
+        columns = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.tensors}
+        given = pb_utils.get_input_tensor_by_name(request, "objective_weights")
+        weights = self.default_weights if given is None else check_weights(given.as_numpy(), self.names)
+        rows = candidate_count(self.plan.inputs, columns, self.max_candidates)
+        categorical, continuous = self.plan.run(columns, rows)
+        return {"categorical": categorical, "continuous": continuous, "weights": np.tile(weights, (rows, 1))}

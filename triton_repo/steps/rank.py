@@ -1,0 +1,46 @@
+"""The rank step: packed features → one prediction per objective, over the rows of all waiting requests at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """Runs the exported ranker on a CPU or a GPU."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the ranker, unless its file is not the one that the repository was written with."""
+        settings = json.loads(json.loads(args["model_config"])["parameters"]["steelyard"]["string_value"])
+        path = Path(args["model_repository"]) / args["model_version"] / "ranker.pt"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != settings["sha256"]:
+            raise ValueError(f"{path} must have checksum {settings['sha256']}; got {digest}")
+        torch.set_num_threads(settings["threads"])
+        on_gpu = args["model_instance_kind"] == "GPU"
+        self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
+        self.ranker = torch.jit.load(str(path), map_location=self.device)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Rank the rows of all requests in one pass, and give each request its own."""
+        inputs = [
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("categorical", "continuous")]
+            for request in requests
+        ]
+        ids, numbers = (
+            arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in zip(*inputs, strict=True)
+        )
+        with torch.inference_mode():
+            on_device = (torch.from_numpy(array).to(self.device) for array in (ids, numbers))
+            predictions = self.ranker(*on_device).cpu().numpy()
+        ends = np.cumsum([len(categorical) for categorical, _ in inputs])[:-1]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("predictions", np.ascontiguousarray(rows))])
+            for rows in np.split(predictions, ends)
+        ]
