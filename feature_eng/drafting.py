@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from feature_eng.inputs import Role
 from feature_eng.log_encoding import TRUTH
-from feature_eng.log_profile import Numbers, Profile, betrays, constancy, profile_log, separation
+from feature_eng.log_profile import TIME_NAME, Numbers, Profile, betrays, constancy, profile_log, separation
 from feature_eng.log_sources import Paths, log_files
 
 _ID_END = r"(_?(id|no|code|key|uid|hash|number))?"
 _KEYS = {
     "request": rf"(request|impression|query|search|session|slate|invoice){_ID_END}",
-    "user": rf"(user|customer|visitor|member|client|shopper|u){_ID_END}",
-    "item": rf"(item|product|video|sku|article|listing|stock|movie|ad|p){_ID_END}",
+    "user": rf"(user|customer|visitor|member|client|shopper){_ID_END}|uid",
+    "item": rf"(item|product|video|sku|article|listing|stock|movie|ad){_ID_END}|pid",
 }
 _LABEL = (
     r"click|purchase|bought|buy|order|conver|like|cart|follow|share|forward|comment|revenue|view|recommended|favou?rite|"
@@ -26,8 +27,8 @@ _LABEL = (
 )
 _NEGATIVE = r"hate|dislike|report|hide|unlike|unsubscri|block"
 _VALUE = r"(^|_)value|revenue|amount|gmv|spen[dt]|paid|play_?time|watch_?time|dwell|profit|total"
-_TIME = r"time|date|_at$|^ts$|moment|_dt$"
 _ID = r"(^|_)(id|code|type|category|tab|class|brand|region|hour|weekday|month)s?$|id$"
+_AFTERMATH = r"(^|_)(stay|dwell|enter|finish|completed?|scroll|watch)(ed)?(_|$)"
 _PER_CANDIDATE = r"position|rank|slot|score|price|distance"
 
 # columns that tell a label this well alone are taken for its consequences
@@ -84,7 +85,7 @@ def _guess_keys(columns: Sequence[Profile], draft: _Draft) -> None:
         found = [c for c in named if c.shape in ("integer", "string") and c.distinct > 2]
         if found:
             draft.keys[key] = max(found, key=lambda column: column.distinct)
-    moments = [c for c in _named(columns, _TIME) if c.shape == "moment"]
+    moments = [c for c in _named(columns, TIME_NAME) if c.shape == "moment"]
     item = draft.keys.get("item")
     moments = [c for c in moments if item is None or not constancy(item.codes, c.codes) > 0.99]
     if moments:
@@ -161,12 +162,15 @@ def _features(columns: Sequence[Profile], draft: _Draft) -> Iterator[tuple[str, 
             continue
         role, why = _role(column, draft)
         kind, because = _kind(column)
-        yield f"{{name: {column.name}, role: {role}, {kind}}}", f"{why}; {because}"
+        yield f"{{name: {_scalar(column.name)}, role: {role}, {kind}}}", f"{why}; {because}"
     time = draft.keys.get("time")
     names = {column.name for column in columns}
     for part in ("hour", "weekday"):
         if time is not None and f"time_{part}" not in names:
-            yield f"{{name: time_{part}, kind: time_part, part: {part}, of: {time.name}}}", f"the {part} of {time.name}"
+            yield (
+                f"{{name: time_{part}, kind: time_part, part: {part}, of: {_scalar(time.name)}}}",
+                f"the {part} of {time.name}",
+            )
 
 
 def _reason_against(column: Profile, draft: _Draft) -> str | None:
@@ -175,6 +179,8 @@ def _reason_against(column: Profile, draft: _Draft) -> str | None:
         return None
     if column.distinct < 2:
         return "one value only"
+    if re.search(_AFTERMATH, column.name, re.IGNORECASE):
+        return "looks like a leak: named like something that follows the impression"
     if re.fullmatch(r"date|day|dt|source_?file|index|row_?id", column.name, re.IGNORECASE):
         return "says when or whence the row is, which the future does not repeat"
     if column.shape == "string" and column.words < 2 and column.distinct > 0.9 * len(column.codes):
@@ -241,17 +247,23 @@ def _categorical(column: Profile) -> tuple[str, str]:
     return f"kind: categorical{rare}", f"{column.distinct:,} values in the sample"
 
 
-def _yaml(name: str, draft: _Draft, features: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _scalar(name: str) -> str:
+    """Quote names such as `on` and `no`, which YAML takes for truth values."""
+    return name if yaml.safe_load(name) == name else f'"{name}"'
+
+
+def _yaml(title: str, draft: _Draft, features: Sequence[tuple[str, str]]) -> Iterator[str]:
     yield "# A draft. Read every line: a name or a sample can mislead."
-    yield f"name: {name}"
+    yield f"name: {_scalar(title)}"
     for key, column in draft.keys.items():
-        yield f"{key}: {column.name}  # review: named like the {key}, {column.distinct:,} values in the sample"
+        yield f"{key}: {_scalar(column.name)}  # review: named like the {key}, {column.distinct:,} values in the sample"
     yield "columns:"
     for feature, why in features:
         yield f"  - {feature}  # review: {why}"
     for column_name, why in draft.left_out:
-        yield f"  # review: left out {column_name}, {why}"
+        yield f"  # review: left out {' '.join(column_name.split())}, {why}"
     yield "objectives:"
     for kind, label, given, why in draft.labels:
-        chained = f", given: {given}" if given else ""
-        yield f"  - {{name: {label.name}, kind: {kind}, label: {label.name}{chained}}}  # review: {why}"
+        chained = f", given: {_scalar(given)}" if given else ""
+        name = _scalar(label.name)
+        yield f"  - {{name: {name}, kind: {kind}, label: {name}{chained}}}  # review: {why}"

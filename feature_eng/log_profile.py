@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,10 +24,12 @@ Numbers = npt.NDArray[np.float64]
 SAMPLE_PIECES, SAMPLE_BYTES, SAMPLE_ROWS = 8, 8 * 2**20, 200_000
 # moments that a behaviour log may hold: 2000 to 2100
 _EARLIEST_MS, _LATEST_MS = 946_684_800_000, 4_102_444_800_000
+# numbers are taken for moments only where the name says so: many ids have the same magnitude
+TIME_NAME = r"time|date|_at$|^ts$|moment|_dt$"
 _LIST_TEXT = r"^[^|;,\s]+([|;,]\s?[^|;,\s]+)+$"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """One column of the sample: its shape, a code (n,) per value, its numbers (n,) where it has any."""
 
@@ -78,19 +81,20 @@ def _profile(name: str, values: Any, is_text: bool) -> Profile:
     coded = values.dictionary_encode()
     codes = coded.indices.fill_null(-1).to_numpy().astype(np.int64)
     distinct = len(coded.dictionary)
-    shape, numbers = _shape(values, is_text)
+    shape, numbers = _shape(name, values, is_text)
     words = pc.mean(pc.count_substring_regex(values.drop_null(), pattern=r"\S+")).as_py() if shape == "string" else 0.0
     return Profile(name, shape, codes, distinct, null_rate, numbers, words or 0.0)
 
 
-def _shape(values: Any, is_text: bool) -> tuple[Shape, Numbers | None]:
+def _shape(name: str, values: Any, is_text: bool) -> tuple[Shape, Numbers | None]:
     kind = values.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return "moment", None
     if is_integer(values, False, is_text):
         integers = encode_column(values, "int64")[0].to_numpy()
         numbers = np.where(integers == NULL_INT, np.nan, integers.astype(np.float64))
-        return ("moment" if _are_moments(values) else "integer"), numbers
+        timed = re.search(TIME_NAME, name, re.IGNORECASE) and _are_moments(values)
+        return ("moment" if timed else "integer"), numbers
     if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
         return "number", encode_column(values, "float32")[0].to_numpy().astype(np.float64)
     if is_text:

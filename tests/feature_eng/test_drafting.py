@@ -40,6 +40,7 @@ def shop_log() -> dict:
         "order_value": np.where(bought, draw.random(ROWS) * 50, 0.0),
         "receipt_length": bought * draw.random(ROWS),
         "true_click": draw.random(ROWS),
+        "page_stay_ms": draw.random(ROWS),
         "constant": np.ones(ROWS),
     }
 
@@ -103,6 +104,7 @@ def test_a_draft_leaves_out_leaks_and_says_why(draft: str) -> None:
     assert "# review: left out receipt_length, looks like a leak: where it is not 0, click is 1" in draft
     assert "# review: left out dislike, a negative signal: as an objective it needs a weight below 0" in draft
     assert "# review: left out constant, one value only" in draft
+    assert "# review: left out page_stay_ms, looks like a leak: named like something that follows" in draft
     assert "true_click" not in draft
 
 
@@ -126,6 +128,21 @@ def test_names_that_a_schema_cannot_hold_are_left_out(tmp_path) -> None:
     draft = draft_schema(tmp_path)
     assert parse_schema(draft).name == "shop"
     assert "# review: left out list price, rename it: letters, digits and _, a letter first" in draft
+
+
+def test_names_that_yaml_takes_for_truth_values_are_quoted(tmp_path) -> None:
+    log = shop_log()
+    pq.write_table(pa.table(log | {"on": log["device"]}), tmp_path / "no.parquet")
+    schema = parse_schema(draft_schema(tmp_path))
+    assert schema.name == "no"
+    assert "on" in {column.name for column in schema.columns}
+
+
+def test_ids_as_large_as_moments_are_ids(tmp_path) -> None:
+    log = shop_log()
+    log["item_id"] = 1_600_000_000 + np.random.default_rng(0).integers(0, 150, ROWS)
+    pq.write_table(pa.table(log), tmp_path / "log.parquet")
+    assert parse_schema(draft_schema(tmp_path)).item == "item_id"
 
 
 def test_equal_labels_are_proposed_once(tmp_path) -> None:
@@ -187,6 +204,7 @@ def test_a_draft_of_kuairand_finds_its_funnel_and_no_leak() -> None:
     assert chained["long_view"] == "is_click"
     assert "play_time_ms" in chained
     leaks = {"watch_ratio", "finish", "like", "long_watch", "is_positive", "comment_stay_time"}
+    leaks |= {"profile_stay_time", "is_profile_enter"}
     assert not leaks & {column.name for column in schema.columns}
 
 
