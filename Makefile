@@ -1,7 +1,9 @@
 # Every target makes the environment that it needs, inside the project, and leaves the machine's Python alone.
 
-PYTHON ?= $(shell for python in python3.11 python3.10 python3; do \
+ifndef PYTHON
+PYTHON := $(shell for python in python3.11 python3.10 python3; do \
 	$$python -c "" 2>/dev/null && echo $$python && break; done)
+endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
 ifeq ($(VERSION),3.10)
@@ -17,6 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # pip 26.3 refuses merlin-dataloader, whose metadata names a git URL in an extra that nobody installs.
 PIP := pip<26.3
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 QUIET := $(shell [ -t 2 ] || echo --quiet)
 
 .DELETE_ON_ERROR:
@@ -44,8 +47,9 @@ bench: $(STAMP) ## Measure the latency of serving, in under two minutes
 	@$(BIN)/python benchmarks/latency.py --quick
 
 freeze: $(STAMP) ## Write the constraints file anew from what is installed
-	@echo "# What the tests pass with on Python $(VERSION): written by 'make freeze PYTHON=python$(VERSION)'." > $(CONSTRAINTS)
-	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' >> $(CONSTRAINTS)
+	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/installed.txt
+	@{ grep "^#" $(CONSTRAINTS); sed "s/+cpu$$//" $(VENV)/installed.txt; } > $(VENV)/$(CONSTRAINTS)
+	@mv $(VENV)/$(CONSTRAINTS) $(CONSTRAINTS)
 	@touch $(STAMP)
 
 clean: ## Remove the environments and what the tools cached
@@ -53,7 +57,7 @@ clean: ## Remove the environments and what the tools cached
 
 $(STAMP): pyproject.toml $(CONSTRAINTS) | python
 	@rm -f $@
-	@echo "Installing steelyard[$(EXTRAS)] into $(VENV), about 2 GB, with Python $(VERSION) and $(CONSTRAINTS)"
+	@echo "Installing steelyard[$(EXTRAS)] into $(VENV), a few GB, with Python $(VERSION) and $(CONSTRAINTS)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade "$(PIP)"
 	@$(BIN)/python -m pip install $(QUIET) --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
