@@ -1,0 +1,1 @@
+"""One measured question a file; `harness.py` holds what they share."""

@@ -1,0 +1,1 @@
+"""What Steelyard is measured against."""
