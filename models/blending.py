@@ -14,6 +14,9 @@ Float32Array = NDArray[np.float32]
 # Below this a prediction counts as this in a geometric blend, where a zero would hide every other objective.
 SMALLEST = 1e-12
 
+# A geometric blend's logarithm is cut to ± this, so that its score is a finite float32 above 0.
+LARGEST_LOG = 87.0
+
 
 def blend(predictions: NDArray[Any], weights: NDArray[Any], kind: Literal["linear", "geometric"]) -> Float32Array:
     """Return the score of each row.
@@ -27,28 +30,39 @@ def blend(predictions: NDArray[Any], weights: NDArray[Any], kind: Literal["linea
 
     Returns:
         Scores (B,) float32; higher ranks first.
+
+    Raises:
+        ValueError: there is not one weight a prediction, or `kind` is neither.
     """
+    columns = predictions.T.astype(np.float32)  # K rows that lie together add up faster than B sums of K
+    if weights.shape not in (columns.shape[:1], predictions.shape):
+        shapes = f"{list(weights.shape)} for {list(predictions.shape)}"
+        raise ValueError(f"weights must have shape [K] or [B, K], like predictions; got {shapes}")
+    factors = weights.T.astype(np.float32)
+    if kind == "linear":
+        return _weighed(columns, factors)
     if kind == "geometric":
-        logs = np.log(np.maximum(predictions, SMALLEST, dtype=np.float32))
-        scores: Float32Array = np.exp((logs * weights).sum(axis=1), dtype=np.float32)
-    else:
-        scores = (predictions * weights).sum(axis=1, dtype=np.float32)
-    return scores
+        logs = _weighed(np.log(np.maximum(columns, np.float32(SMALLEST))), factors)
+        scores: Float32Array = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG))
+        return scores
+    raise ValueError(f"kind must be linear or geometric; got {kind}")
 
 
 def check_weights(weights: NDArray[Any], names: Sequence[str]) -> Float32Array:
     """Return weights (K,) as float32.
 
     Raises:
-        ValueError: there is not one an objective, or one is not finite.
+        ValueError: there is not one an objective, or one is not finite in float32.
     """
     if weights.shape != (len(names),):
         listed = ", ".join(names)
         raise ValueError(f"objective_weights must have one value each for {listed}; got shape {list(weights.shape)}")
-    for name, weight in zip(names, weights, strict=True):
+    with np.errstate(over="ignore"):
+        single = weights.astype(np.float32)
+    for name, weight in zip(names, single, strict=True):
         if not np.isfinite(weight):
             raise ValueError(f"objective_weights must be finite; got {weight} for {name}")
-    return weights.astype(np.float32)
+    return single
 
 
 def weights_from(names: Sequence[str], given: Mapping[str, float]) -> Float32Array:
@@ -59,11 +73,19 @@ def weights_from(names: Sequence[str], given: Mapping[str, float]) -> Float32Arr
         given: weights by objective.
 
     Raises:
-        ValueError: a name is not an objective, or a weight is not finite.
+        ValueError: a name is not an objective, or a weight is not finite in float32.
     """
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(f"weights must name objectives ({', '.join(names)}); got {name}{hint}")
-    return check_weights(np.array([given.get(name, 0.0) for name in names], dtype=np.float32), names)
+    return check_weights(np.array([given.get(name, 0.0) for name in names], dtype=np.float64), names)
+
+
+def _weighed(columns: Float32Array, factors: Float32Array) -> Float32Array:
+    """Return Σ_k of columns (K, B) times factors (K,) or (K, B), added in the same order for both."""
+    total: Float32Array = columns[0] * factors[0]
+    for column, factor in zip(columns[1:], factors[1:], strict=True):
+        total = total + column * factor
+    return total
