@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from models import metrics
 from models.blending import blend
+from models.bootstrap import Draws, Float64Array, draw_groups, interval
+from models.ranking_metrics import ndcg_at_k_draws, value_captured_draws
 
 Array = NDArray[Any]
-Metric = Callable[[Array, Array], metrics.Weighted]  # (targets, predictions) → a figure as a function of row weights
+Metric = Callable[[Array], Float64Array]  # predictions → a figure for each draw
 
 SCORE = "score"
 RANKER, POPULARITY, BAYES = "ranker", "popularity", "bayes"
@@ -57,9 +59,30 @@ class Evaluation:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Evaluation:
         """Read what `to_json` wrote."""
-        figures: list[dict[str, Any]] = raw["figures"]
-        listed = (Figure(**{k: float("nan") if v is None else v for k, v in figure.items()}) for figure in figures)
-        return cls(raw["rows"], tuple(listed))
+        listed: list[dict[str, Any]] = [
+            {key: float("nan") if value is None else value for key, value in figure.items()}
+            for figure in raw["figures"]
+        ]
+        return cls(raw["rows"], tuple(Figure(**figure) for figure in listed))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Who saw the rows, in which requests, and how often each bootstrap draw took them."""
+
+    requests: NDArray[np.int64]
+    users: NDArray[np.int64] | None
+    draws: Draws
+
+    def chosen(self, mask: NDArray[np.bool_]) -> _Rows:
+        users = None if self.users is None else self.users[mask]
+        return _Rows(self.requests[mask], users, self.draws.rows(mask))
+
+    @property
+    def ranked(self) -> NDArray[np.bool_]:
+        """Which rows share their request with others, so that there is something to rank."""
+        several: NDArray[np.bool_] = np.bincount(self.requests)[self.requests] > 1
+        return several
 
 
 def evaluate(
@@ -82,10 +105,10 @@ def evaluate(
 
     Args:
         predictions: the ranker's expected values, (B, K).
-        labels: what happened, (B, K).
+        labels: what happened, (B, K); NaN where unknown, which leaves the row out for that objective.
         names: the objectives', (K,).
         kinds: `binary` or `value`, (K,).
-        requests: each row's request, (B,); metrics over requests, and intervals, need it.
+        requests: each row's request, (B,); what ranking metrics rank, and replicates draw. Else each row is its own.
         users: each row's user, (B,).
         weights: the blend's, (K,).
         blend_kind: of the blend.
@@ -94,98 +117,93 @@ def evaluate(
         k: places that NDCG and value captured count.
         replicates: bootstrap replicates behind the intervals; 0 leaves the intervals out.
         seed: of the bootstrap.
+
+    Raises:
+        ValueError: labels, truth or baseline are not shaped like predictions, or a prediction is not finite.
     """
-    systems = {RANKER: predictions, POPULARITY: baseline, BAYES: truth}
-    present = {name: values for name, values in systems.items() if values is not None}
-    groups = np.arange(len(labels)) if requests is None else np.unique(requests, return_inverse=True)[1]
-    draws = resampled(groups, replicates, seed)
-    ranked = groups if groups.max() + 1 < len(groups) else None
-    figures = []
+    for name, values in (("labels", labels), ("truth", truth), ("baseline", baseline)):
+        if values is not None and values.shape != predictions.shape:
+            shapes = f"{list(values.shape)} and {list(predictions.shape)}"
+            raise ValueError(f"{name} must have the shape of predictions; got {shapes}")
+    given = {RANKER: predictions, POPULARITY: baseline, BAYES: truth}
+    systems = {system: values for system, values in given.items() if values is not None}
+    codes = np.arange(len(labels)) if requests is None else _codes(requests)
+    rows = _Rows(codes, None if users is None else _codes(users), draw_groups(codes, replicates, seed))
+    figures: list[Figure] = []
     for index, (name, kind) in enumerate(zip(names, kinds, strict=True)):
-        for metric, function in _metrics(kind, ranked, users, k).items():
-            for system, values in present.items():
-                weighed = function(labels[:, index], values[:, index])
-                figures.append(_figure((name, metric, system), weighed, draws))
-        if kind == "binary" and truth is not None:
-            weighed = _share(labels[:, index], predictions[:, index], truth[:, index])
-            figures.append(_figure((name, "AUC−½ / Bayes", RANKER), weighed, draws))
-    if ranked is not None:
-        figures += _score_figures(present, labels, names, weights, blend_kind, ranked, k, draws)
+        known = np.isfinite(labels[:, index])
+        if known.any():
+            own = {system: values[known, index] for system, values in systems.items()}
+            figures += _objective_figures(name, kind, labels[known, index], own, rows.chosen(known), k)
+    vector = np.asarray(weights, dtype=np.float32)
+    scores = {system: blend(values, vector, blend_kind) for system, values in systems.items()}
+    for index, name in enumerate(names):
+        counted = np.isfinite(labels[:, index]) & rows.ranked
+        if counted.any():
+            metric = _captured(labels[counted, index], rows.chosen(counted), k)
+            own = {system: score[counted] for system, score in scores.items()}
+            figures += _figures(SCORE, f"{name} captured@{k}", metric, own)
     return Evaluation(len(labels), tuple(figures))
 
 
-def _metrics(kind: str, groups: Array | None, users: Array | None, k: int) -> dict[str, Metric]:
-    """Return the metrics that suit an objective; those over requests only where requests have several rows."""
-    chosen: dict[str, Metric] = {}
-    if kind == "binary":
-        chosen["AUC"] = metrics.weighted_auc
-        if users is not None:
-            chosen["GAUC by user"] = lambda y, p: metrics.weighted_gauc(y, p, users)
-        if groups is not None:
-            chosen["GAUC by request"] = lambda y, p: metrics.weighted_gauc(y, p, groups)
-        chosen["log loss"] = metrics.weighted_log_loss
-        chosen["normalized entropy"] = metrics.weighted_normalized_entropy
-        chosen["calibration error"] = metrics.weighted_calibration_error
-    else:
-        chosen["predicted / observed"] = _bias
-    if groups is not None:
-        chosen[f"NDCG@{k}"] = lambda y, p: metrics.weighted_ndcg_at_k(y, p, groups, k)
-        chosen[f"captured@{k}"] = lambda y, p: metrics.weighted_value_captured(y, p, groups, k)
-    return chosen
-
-
-def _bias(values: Array, predictions: Array) -> metrics.Weighted:
-    """Return the predicted over the observed sum."""
-
-    def weigh(weights: Array) -> float:
-        observed = float(values @ weights)
-        return float(predictions @ weights) / observed if observed else float("nan")
-
-    return weigh
-
-
-def _share(labels: Array, predictions: Array, truth: Array) -> metrics.Weighted:
-    """Return how much of the truth's AUC above one half the predictions reach."""
-    reached, possible = metrics.weighted_auc(labels, predictions), metrics.weighted_auc(labels, truth)
-    return lambda weights: (reached(weights) - 0.5) / (possible(weights) - 0.5)
-
-
-def _score_figures(
-    systems: Mapping[str, Array],
-    labels: Array,
-    names: Sequence[str],
-    weights: Sequence[float],
-    kind: Literal["linear", "geometric"],
-    groups: Array,
-    k: int,
-    draws: Sequence[Array],
+def _objective_figures(
+    name: str, kind: str, labels: Array, systems: Mapping[str, Array], rows: _Rows, k: int
 ) -> Iterator[Figure]:
-    """Yield what the blended score's order captures of each objective."""
-    vector = np.asarray(weights, dtype=np.float32)
-    scores = {system: blend(values, vector, kind) for system, values in systems.items()}
-    for index, name in enumerate(names):
-        for system, score in scores.items():
-            weighed = metrics.weighted_value_captured(labels[:, index], score, groups, k)
-            yield _figure((SCORE, f"{name} captured@{k}", system), weighed, draws)
+    found = _binary_metrics(labels, rows) if kind == "binary" else _value_metrics(labels, rows)
+    for metric, function in {**found, **_ranking_metrics(kind, labels, rows, k)}.items():
+        yield from _figures(name, metric, function, systems)
+    if kind == "binary" and BAYES in systems:
+        yield from _figures(name, "AUC−½ / Bayes", _share(labels, systems[BAYES], rows), {RANKER: systems[RANKER]})
 
 
-def _figure(name: tuple[str, str, str], weighed: metrics.Weighted, draws: Sequence[Array]) -> Figure:
-    value, *replicates = (weighed(weights) for weights in draws)
-    return Figure(*name, value, *interval(replicates))
+def _binary_metrics(labels: Array, rows: _Rows) -> dict[str, Metric]:
+    users, draws = rows.users, rows.draws
+    found: dict[str, Metric] = {"AUC": lambda p: metrics.auc_draws(labels, p, draws)}
+    if users is not None:
+        found["GAUC by user"] = lambda p: metrics.gauc_draws(labels, p, users, draws)
+    found["log loss"] = lambda p: metrics.log_loss_draws(labels, p, draws)
+    found["normalized entropy"] = lambda p: metrics.normalized_entropy_draws(labels, p, draws)
+    found["calibration error"] = lambda p: metrics.calibration_error_draws(labels, p, draws)
+    return found
 
 
-def resampled(groups: Array, replicates: int, seed: int) -> list[Array]:
-    """Return row weights (B,): of the rows as they are, then of bootstrap replicates that draw groups whole."""
-    rng = np.random.default_rng(seed)
-    count = int(groups.max()) + 1
-    drawn = (np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(replicates))
-    return [np.ones(len(groups), np.uint8), *(counts.astype(np.uint8)[groups] for counts in drawn)]
+def _value_metrics(values: Array, rows: _Rows) -> dict[str, Metric]:
+    return {"predicted / observed": lambda p: metrics.bias_draws(values, p, rows.draws)}
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 2.5th and 97.5th percentile of replicates, NaN where there are none."""
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    if not len(known):
-        return float("nan"), float("nan")
-    return float(np.quantile(known, 0.025)), float(np.quantile(known, 0.975))
+def _ranking_metrics(kind: str, labels: Array, rows: _Rows, k: int) -> dict[str, Metric]:
+    """Return the metrics over requests, of those that have several rows; none where no request has."""
+    ranked = rows.ranked
+    if not ranked.any():
+        return {}
+    gains, several = labels[ranked], rows.chosen(ranked)
+    found: dict[str, Metric] = {}
+    if kind == "binary":
+        found["GAUC by request"] = lambda p: metrics.gauc_draws(gains, p[ranked], several.requests, several.draws)
+    found[f"NDCG@{k}"] = lambda p: ndcg_at_k_draws(gains, p[ranked], several.requests, k, several.draws)
+    captured = _captured(gains, several, k)
+    found[f"captured@{k}"] = lambda p: captured(p[ranked])
+    return found
+
+
+def _captured(gains: Array, rows: _Rows, k: int) -> Metric:
+    return lambda p: value_captured_draws(gains, p, rows.requests, k, rows.draws)
+
+
+def _share(labels: Array, truth: Array, rows: _Rows) -> Metric:
+    """Return how much of the truth's AUC above one half the predictions reach."""
+    possible = metrics.auc_draws(labels, truth, rows.draws) - 0.5
+    return lambda p: metrics.ratio(metrics.auc_draws(labels, p, rows.draws) - 0.5, possible)
+
+
+def _figures(objective: str, metric: str, function: Metric, systems: Mapping[str, Array]) -> Iterator[Figure]:
+    for system, predictions in systems.items():
+        value, *replicates = function(predictions)
+        yield Figure(objective, metric, system, float(value), *interval(replicates))
+
+
+def _codes(groups: Array) -> NDArray[np.int64]:
+    """Return groups as whole numbers from 0."""
+    sortable = groups.astype(np.str_) if groups.dtype.kind == "O" else groups  # objects sort half as fast
+    codes: NDArray[np.int64] = np.unique(sortable, return_inverse=True)[1]
+    return codes

@@ -1,238 +1,253 @@
 """How well predictions order and size outcomes: pure functions of arrays.
 
-Each metric comes twice: `auc(labels, scores)`, and `weighted_auc(labels, scores)`, which sorts once and returns a
-function of row weights (B,), so that a bootstrap replicate costs a pass over the rows. A metric that the rows do not
-define, such as the AUC of one class, is NaN. B rows.
+Each metric comes twice: `auc(labels, scores)` is one number, `auc_draws(labels, scores, draws)` is one number for each
+bootstrap draw of the rows, (R,), in about the time that a single number takes. A metric that the rows do not define,
+such as the AUC of one class, is NaN. B rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
+from models.bootstrap import Draws, Float64Array, one_draw
+
 Array = NDArray[Any]
-Weighted = Callable[[Array], float]
 
 
-def auc(labels: Array, scores: Array) -> float:
+def auc(labels: Array, scores: Array, weights: Array | None = None) -> float:
     """Return the area under the ROC curve: P(score of a positive > score of a negative), ties counting half.
 
     Args:
         labels: 0 or 1, (B,).
-        scores: any finite numbers, (B,).
+        scores: (B,).
+        weights: how much each row counts, at least 0, (B,).
 
     Raises:
-        ValueError: lengths differ, or a score is not finite.
+        ValueError: lengths differ or are 0, or a label or score is not finite.
+
+    Source: Hanley and McNeil, The meaning and use of the area under a ROC curve, Radiology 1982.
     """
-    return weighted_auc(labels, scores)(np.ones(len(labels)))
+    return float(auc_draws(labels, scores, one_draw(len(labels), weights))[0])
 
 
-def weighted_auc(labels: Array, scores: Array) -> Weighted:
-    """Return the AUC as a function of row weights; see `auc`."""
-    return weighted_gauc(labels, scores, np.zeros(len(labels), dtype=np.int64))
+def auc_draws(labels: Array, scores: Array, draws: Draws) -> Float64Array:
+    """Return the AUC in each draw; see `auc`."""
+    return gauc_draws(labels, scores, np.zeros(len(labels), dtype=np.uint8), draws)
 
 
-def gauc(labels: Array, scores: Array, groups: Array) -> float:
-    """Return the mean AUC within groups, weighted by rows; groups of one class do not count.
+def gauc(labels: Array, scores: Array, groups: Array, weights: Array | None = None) -> float:
+    """Return the mean AUC within groups, weighted by their rows; groups of one class do not count.
+
+    GAUC = Σ_g rows_g · AUC_g / Σ_g rows_g.
 
     Args:
         labels: 0 or 1, (B,).
-        scores: any finite numbers, (B,).
+        scores: (B,).
         groups: which rows belong together, such as a user's or a request's, (B,).
+        weights: how much each row counts, at least 0, (B,).
 
     Raises:
-        ValueError: lengths differ, or a score is not finite.
+        ValueError: lengths differ or are 0, or a label or score is not finite.
 
-    Source: Zhou et al., Deep Interest Network, KDD 2018, equation 6.
+    Source: Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018.
     """
-    return weighted_gauc(labels, scores, groups)(np.ones(len(labels)))
+    return float(gauc_draws(labels, scores, groups, one_draw(len(labels), weights))[0])
 
 
-def weighted_gauc(labels: Array, scores: Array, groups: Array) -> Weighted:
-    """Return the GAUC as a function of row weights; see `gauc`."""
-    labels, scores = _checked(labels, scores)
-    group = _codes(groups)
-    order = np.lexsort((scores, group))
-    positive_rows, group = labels[order] > 0, group[order]
-    starts = np.flatnonzero(np.append(True, (np.diff(scores[order]) != 0) | (np.diff(group) != 0)))
-    of_tie = group[starts]
-
-    def weigh(weights: Array) -> float:
-        ordered = weights[order].astype(np.float64)
-        positive = np.add.reduceat(np.where(positive_rows, ordered, 0), starts)
-        negative = np.add.reduceat(ordered, starts) - positive
-        positives, negatives = np.bincount(of_tie, positive), np.bincount(of_tie, negative)
-        below = np.cumsum(negative) - negative - (np.cumsum(negatives) - negatives)[of_tie]
-        wins = np.bincount(of_tie, positive * (below + negative / 2))
-        both = (positives > 0) & (negatives > 0)
-        if not both.any():
-            return float("nan")
-        areas = wins[both] / positives[both] / negatives[both]
-        return float(np.average(areas, weights=(positives + negatives)[both]))
-
-    return weigh
+def gauc_draws(labels: Array, scores: Array, groups: Array, draws: Draws) -> Float64Array:
+    """Return the GAUC in each draw; see `gauc`."""
+    labels, scores = checked(labels, scores)
+    groups = sortable(groups, len(labels))
+    order = np.lexsort((labels <= 0, scores, groups))  # positives before negatives of the same score
+    group_starts = run_starts(groups[order])
+    tie_starts = group_starts | run_starts(scores[order])
+    areas: Float64Array = _mean_areas(labels[order] > 0, tie_starts, group_starts, draws.group[order], draws.counts)
+    return areas
 
 
-def log_loss(labels: Array, predictions: Array) -> float:
-    """Return the mean negative log likelihood in nats.
+def log_loss(labels: Array, predictions: Array, weights: Array | None = None) -> float:
+    """Return the mean negative log likelihood in nats: −mean(y log p + (1 − y) log(1 − p)).
 
     Args:
         labels: 0 or 1, (B,).
         predictions: probabilities, (B,), cut to [1e-7, 1 - 1e-7].
+        weights: how much each row counts, at least 0, (B,).
 
     Raises:
-        ValueError: lengths differ, or a prediction is not finite.
+        ValueError: lengths differ or are 0, or a label or prediction is not finite.
     """
-    return weighted_log_loss(labels, predictions)(np.ones(len(labels)))
+    return float(log_loss_draws(labels, predictions, one_draw(len(labels), weights))[0])
 
 
-def weighted_log_loss(labels: Array, predictions: Array) -> Weighted:
-    """Return the log loss as a function of row weights; see `log_loss`."""
-    labels, predictions = _checked(labels, predictions)
+def log_loss_draws(labels: Array, predictions: Array, draws: Draws) -> Float64Array:
+    """Return the log loss in each draw; see `log_loss`."""
+    labels, predictions = checked(labels, predictions)
     p = np.clip(predictions, 1e-7, 1 - 1e-7)
     losses = -np.where(labels > 0, np.log(p), np.log1p(-p))
-    return lambda weights: float(losses @ weights / weights.sum())
+    return ratio(draws.totals(losses), draws.totals(np.ones(len(labels))))
 
 
-def normalized_entropy(labels: Array, predictions: Array) -> float:
+def normalized_entropy(labels: Array, predictions: Array, weights: Array | None = None) -> float:
     """Return the log loss over that of always predicting the base rate: below 1 is better than knowing nothing.
 
+    NE = log loss / −(r log r + (1 − r) log(1 − r)), where r is the labels' mean; NaN where r is 0 or 1.
+
+    Args:
+        labels: 0 or 1, (B,).
+        predictions: probabilities, (B,), cut to [1e-7, 1 - 1e-7].
+        weights: how much each row counts, at least 0, (B,).
+
     Raises:
-        ValueError: lengths differ, or a prediction is not finite.
+        ValueError: lengths differ or are 0, or a label or prediction is not finite.
 
     Source: He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014, equation 1.
     """
-    return weighted_normalized_entropy(labels, predictions)(np.ones(len(labels)))
+    return float(normalized_entropy_draws(labels, predictions, one_draw(len(labels), weights))[0])
 
 
-def weighted_normalized_entropy(labels: Array, predictions: Array) -> Weighted:
-    """Return the normalised entropy as a function of row weights; see `normalized_entropy`."""
-    labels, predictions = _checked(labels, predictions)
-    loss = weighted_log_loss(labels, predictions)
-
-    def weigh(weights: Array) -> float:
-        rate = float(labels @ weights / weights.sum())
-        if rate in (0.0, 1.0):
-            return float("nan")
-        return loss(weights) / float(-(rate * np.log(rate) + (1 - rate) * np.log(1 - rate)))
-
-    return weigh
+def normalized_entropy_draws(labels: Array, predictions: Array, draws: Draws) -> Float64Array:
+    """Return the normalised entropy in each draw; see `normalized_entropy`."""
+    labels, predictions = checked(labels, predictions)
+    rate = ratio(draws.totals(labels), draws.totals(np.ones(len(labels))))
+    mixed = np.where((rate > 0) & (rate < 1), rate, np.nan)
+    entropy = -(mixed * np.log(mixed) + (1 - mixed) * np.log1p(-mixed))
+    return ratio(log_loss_draws(labels, predictions, draws), entropy)
 
 
-def calibration_error(labels: Array, predictions: Array, bins: int = 20) -> float:
-    """Return the expected calibration error: the mean |mean prediction − mean label| over bins of equal row counts.
+def calibration_error(labels: Array, predictions: Array, weights: Array | None = None, *, bins: int = 20) -> float:
+    """Return the expected calibration error over bins that hold about equally many rows.
+
+    ECE = Σ_bins rows/B · |mean prediction − mean label|. Rows of the same prediction share a bin.
 
     Args:
         labels: (B,).
         predictions: (B,).
-        bins: how many.
+        weights: how much each row counts, at least 0, (B,); the bins do not follow them.
+        bins: how many, at most.
 
     Raises:
-        ValueError: lengths differ, or a prediction is not finite.
+        ValueError: lengths differ or are 0, or a label or prediction is not finite.
 
     Source: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015.
     """
-    return weighted_calibration_error(labels, predictions, bins)(np.ones(len(labels)))
+    return float(calibration_error_draws(labels, predictions, one_draw(len(labels), weights), bins=bins)[0])
 
 
-def weighted_calibration_error(labels: Array, predictions: Array, bins: int = 20) -> Weighted:
-    """Return the calibration error as a function of row weights; see `calibration_error`."""
-    labels, predictions = _checked(labels, predictions)
+def calibration_error_draws(labels: Array, predictions: Array, draws: Draws, *, bins: int = 20) -> Float64Array:
+    """Return the calibration error in each draw; see `calibration_error`."""
+    labels, predictions = checked(labels, predictions)
     order = np.argsort(predictions, kind="stable")
-    bin_of = np.empty(len(order), dtype=np.int64)
-    bin_of[order] = np.arange(len(order)) * bins // len(order)
-    gaps = predictions - labels
-    return lambda weights: float(np.abs(np.bincount(bin_of, gaps * weights)).sum() / weights.sum())
+    tie_starts = np.flatnonzero(run_starts(predictions[order]))
+    bin_starts = tie_starts[run_starts(tie_starts * bins // len(order))]
+    parts = np.split(order, bin_starts[1:])
+    gaps = sum(np.abs(draws.rows(part).totals(predictions[part] - labels[part])) for part in parts)
+    return ratio(np.asarray(gaps), draws.totals(np.ones(len(labels))))
 
 
-def ndcg_at_k(gains: Array, scores: Array, groups: Array, k: int) -> float:
-    """Return the mean over groups of DCG@k over the best possible DCG@k; groups without a gain do not count.
-
-    DCG@k = Σ_{place ≤ k} gain / log₂(place + 1). Equal scores keep the rows' order.
-
-    Args:
-        gains: at least 0, such as a label or a value, (B,).
-        scores: any finite numbers, (B,).
-        groups: each row's request, (B,).
-        k: places that count.
-
-    Raises:
-        ValueError: lengths differ, a score is not finite, or k is below 1.
-
-    Source: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, TOIS 2002.
-    """
-    return weighted_ndcg_at_k(gains, scores, groups, k)(np.ones(len(gains)))
-
-
-def weighted_ndcg_at_k(gains: Array, scores: Array, groups: Array, k: int) -> Weighted:
-    """Return the NDCG as a function of row weights, which are equal within a group; see `ndcg_at_k`."""
-    reached, best, first = _collected(gains, scores, groups, k, discounted=True)
-    counted = best > 0
-    ratios, first = reached[counted] / best[counted], first[counted]
-
-    def weigh(weights: Array) -> float:
-        group_weights = weights[first]
-        total = group_weights.sum()
-        return float(ratios @ group_weights / total) if total > 0 else float("nan")
-
-    return weigh
-
-
-def value_captured(values: Array, scores: Array, groups: Array, k: int) -> float:
-    """Return what the top k of every group collect, over the most that any order could: a ratio of sums.
+def bias(values: Array, predictions: Array, weights: Array | None = None) -> float:
+    """Return the predicted over the observed sum: above 1 promises too much.
 
     Args:
-        values: at least 0, (B,).
-        scores: any finite numbers, (B,).
-        groups: each row's request, (B,).
-        k: places that count.
+        values: labels or amounts, (B,).
+        predictions: of them, (B,).
+        weights: how much each row counts, at least 0, (B,).
 
     Raises:
-        ValueError: lengths differ, a score is not finite, or k is below 1.
+        ValueError: lengths differ or are 0, or a value or prediction is not finite.
     """
-    return weighted_value_captured(values, scores, groups, k)(np.ones(len(values)))
+    return float(bias_draws(values, predictions, one_draw(len(values), weights))[0])
 
 
-def weighted_value_captured(values: Array, scores: Array, groups: Array, k: int) -> Weighted:
-    """Return the value captured as a function of row weights, which are equal within a group; see `value_captured`."""
-    reached, best, first = _collected(values, scores, groups, k, discounted=False)
-
-    def weigh(weights: Array) -> float:
-        most = float(best @ weights[first])
-        return float(reached @ weights[first]) / most if most > 0 else float("nan")
-
-    return weigh
+def bias_draws(values: Array, predictions: Array, draws: Draws) -> Float64Array:
+    """Return the bias in each draw; see `bias`."""
+    values, predictions = checked(values, predictions)
+    return ratio(draws.totals(predictions), draws.totals(values))
 
 
-def _collected(gains: Array, scores: Array, groups: Array, k: int, discounted: bool) -> tuple[Array, Array, Array]:
-    """Return for each group what the top k collect, the best possible, and one of its rows."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1; got {k}")
-    gains, scores = _checked(gains, scores)
-    group = _codes(groups)
-    by_score = np.lexsort((-scores, group))
-    by_gain = np.lexsort((-gains, group))
-    sizes = np.bincount(group)
-    starts = np.cumsum(sizes) - sizes
-    place = np.arange(len(group)) - np.repeat(starts, sizes)
-    share = np.where(place < k, 1 / np.log2(place + 2.0) if discounted else 1.0, 0.0)
-    reached, best = (np.add.reduceat(gains[order] * share, starts) for order in (by_score, by_gain))
-    return reached, best, by_score[starts]
+def ratio(above: Float64Array, below: Float64Array) -> Float64Array:
+    """Return the quotients, NaN where one divides by 0."""
+    return np.divide(above, below, out=np.full(len(below), np.nan), where=below != 0)
 
 
-def _codes(groups: Array) -> Array:
-    """Return groups as whole numbers from 0, in no order that matters."""
-    codes: Array = np.unique(groups, return_inverse=True)[1]
-    return codes
+def run_starts(ordered: Array) -> NDArray[np.bool_]:
+    """Return where a run of equal values starts."""
+    return np.append(True, ordered[1:] != ordered[:-1])
 
 
-def _checked(labels: Array, scores: Array) -> tuple[Array, Array]:
+def sortable(groups: Array, rows: int) -> Array:
+    """Return groups (B,) as whole numbers, which sort fast.
+
+    Raises:
+        ValueError: there is not one a row.
+    """
+    groups = np.asarray(groups)
+    if groups.shape != (rows,):
+        raise ValueError(f"groups must have shape [{rows}], one a row; got {list(groups.shape)}")
+    return groups if groups.dtype.kind in "iu" else np.unique(groups, return_inverse=True)[1]
+
+
+def checked(labels: Array, scores: Array) -> tuple[Float64Array, Float64Array]:
+    """Return both as float64.
+
+    Raises:
+        ValueError: lengths differ or are 0, or a label or score is not finite.
+    """
     labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if len(labels) != len(scores) or not len(labels):
-        raise ValueError(f"labels and scores must be equally long, and not empty; got {len(labels)} and {len(scores)}")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"scores must be finite; got {scores[~np.isfinite(scores)][0]}")
+    if labels.ndim != 1 or labels.shape != scores.shape or not len(labels):
+        shapes = f"{list(labels.shape)} and {list(scores.shape)}"
+        raise ValueError(f"labels and scores must have one shape [B], with B at least 1; got {shapes}")
+    for name, values in (("labels", labels), ("scores", scores)):
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            raise ValueError(f"{name} must be finite; got {values[wrong][0]}")
     return labels, scores
+
+
+@njit()
+def _mean_areas(
+    positive: NDArray[np.bool_],
+    tie_starts: NDArray[np.bool_],
+    group_starts: NDArray[np.bool_],
+    drawn: NDArray[np.int64],
+    counts: Array,
+) -> Float64Array:
+    """Return the mean area of each draw from rows ordered by group, score and label, positives first."""
+    draws = counts.shape[1]
+    weighted_areas, rows = np.zeros(draws), np.zeros(draws)
+    wins, positives, negatives, tied = np.zeros(draws), np.zeros(draws), np.zeros(draws), np.zeros(draws)
+    tie_has_positives = False
+    for row in range(len(positive) + 1):
+        ends = row == len(positive)
+        if ends or group_starts[row]:
+            for draw in range(draws):
+                pairs = positives[draw] * negatives[draw]
+                if pairs > 0:
+                    weight = positives[draw] + negatives[draw]
+                    weighted_areas[draw] += weight * wins[draw] / pairs
+                    rows[draw] += weight
+                wins[draw] = positives[draw] = negatives[draw] = 0.0
+        if ends:
+            break
+        if tie_starts[row] and tie_has_positives:
+            tied[:] = 0.0
+            tie_has_positives = False
+        weights = counts[drawn[row]]
+        if positive[row]:
+            tie_has_positives = True
+            for draw in range(draws):
+                wins[draw] += weights[draw] * negatives[draw]
+                positives[draw] += weights[draw]
+                tied[draw] += weights[draw]
+        else:
+            for draw in range(draws):
+                negatives[draw] += weights[draw]
+            if tie_has_positives:
+                for draw in range(draws):
+                    wins[draw] += weights[draw] * tied[draw] / 2
+    for draw in range(draws):
+        rows[draw] = weighted_areas[draw] / rows[draw] if rows[draw] > 0 else np.nan
+    return rows
