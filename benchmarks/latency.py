@@ -1,8 +1,8 @@
 """How long does one ranking request take, and where does the time go?
 
-One server holds three ensembles of the same tensors: `steelyard`, the product; `floor`, the same steps computing nothing;
-`workflow`, whose preprocess step runs the NVTabular workflow on a DataFrame per request, as Merlin serves it. They are
-called in turn, so that what else the machine does falls on all alike.
+One server holds three ensembles of the same tensors: `steelyard`, the product; `floor`, the same steps computing
+nothing; `workflow`, whose preprocess step runs the NVTabular workflow on a DataFrame per request, as Merlin serves it.
+They are called in turn, so that what else the machine does falls on all alike.
 
     python benchmarks/latency.py --quick --json latency.json --plot latency.png
 """

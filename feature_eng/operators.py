@@ -57,14 +57,14 @@ class VocabularyIds(_Named, StatOperator):
     def fit(self, col_selector: ColumnSelector, ddf: Any) -> Any:
         (source,) = col_selector.names
 
-        def chunk(frame: Any) -> pd.DataFrame:
+        def chunk(frame: Any) -> Any:
             keys, counts = np.unique(_flat_keys(frame[source])[0], return_counts=True)
             return pd.DataFrame({"key": keys, "count": counts})
 
         meta = pd.DataFrame({"key": np.array([], np.uint64), "count": np.array([], np.int64)})
         return ddf.reduction(chunk, aggregate=_summed_counts, combine=_summed_counts, meta=meta, split_every=8)
 
-    def fit_finalize(self, dask_stats: pd.DataFrame) -> None:
+    def fit_finalize(self, dask_stats: Any) -> None:
         null = dask_stats["key"].isin([functions.NULL_INT_KEY, functions.NULL_STRING_KEY])
         counts = dask_stats[~null].sort_values(["count", "key"], ascending=[False, True])
         common = int((counts["count"] >= self.min_count).sum())
@@ -165,7 +165,7 @@ class KeyStatistic(_Named, StatOperator):
     def fit(self, col_selector: ColumnSelector, ddf: Any) -> Any:
         sources = self._sources(col_selector)
 
-        def chunk(frame: Any) -> pd.DataFrame:
+        def chunk(frame: Any) -> Any:
             values = frame[self.column].to_numpy().astype(np.float64) if self.column else np.ones(len(frame))
             rows = pd.DataFrame({"key": _row_keys(frame, sources), "fold": self._folds(frame), "sum": values})
             rows = rows[np.isfinite(values)].assign(count=1, squares=values[np.isfinite(values)] ** 2)
@@ -174,7 +174,7 @@ class KeyStatistic(_Named, StatOperator):
         meta = pd.DataFrame({"key": np.array([], np.uint64), "fold": np.array([], np.int64)} | _EMPTY_SUMS)
         return ddf.reduction(chunk, aggregate=_summed, combine=_summed, meta=meta, split_every=8)
 
-    def fit_finalize(self, dask_stats: pd.DataFrame) -> None:
+    def fit_finalize(self, dask_stats: Any) -> None:
         whole = _summed(dask_stats.assign(fold=NO_FOLD)).sort_values("key")
         total = _summed(whole.assign(key=np.uint64(0)))
         self.folds = int(dask_stats["fold"].nunique())
@@ -222,7 +222,7 @@ _EMPTY_SUMS: dict[str, Any] = {name: np.array([], np.float64) for name in ("sum"
 _HOW = {"sum": "sum", "count": "sum", "squares": "sum", "low": "min", "high": "max"}
 
 
-def _summed(rows: pd.DataFrame) -> pd.DataFrame:
+def _summed(rows: pd.DataFrame) -> Any:
     return rows.groupby(["key", "fold"], as_index=False).agg(_HOW)
 
 

@@ -67,14 +67,14 @@ def write_features(
             mapped = open_memmap(beside / f"{name}.npy", mode="r+")
             mapped[start : start + len(values)] = values
             mapped.flush()
-        return table.num_rows
+        return int(table.num_rows)
 
     starts = np.cumsum([0, *sizes[:-1]])
     for done in run_each(write, zip(parts, map(int, starts), strict=True)):
         advance(done)
     shutil.rmtree(out, ignore_errors=True)
     beside.replace(out)
-    return rows
+    return int(rows)
 
 
 def out_of_fold(workflow: nvt.Workflow, layout: Layout) -> Callable[[Any], Packed]:

@@ -178,6 +178,12 @@ class TimePart(_DerivedColumn, _Transformed):
     part: Literal["hour", "weekday", "age_days"]
     embedding: int | None = Field(None, ge=1)
 
+    @model_validator(mode="after")
+    def _numbers_only(self) -> TimePart:
+        if self.part != "age_days" and "transform" in self.model_fields_set:
+            raise ValueError(f"transform must be left out for {self.part}, which is categorical; got one")
+        return self
+
 
 Column = Annotated[
     Categorical | CategoricalList | Text | Continuous | Timestamp | Hashed | TargetEncoding | GroupStatistic | TimePart,

@@ -18,8 +18,8 @@ from feature_eng.arrow_columns import plan_columns
 from feature_eng.cluster import run_each
 from feature_eng.log_encoding import key_columns
 from feature_eng.log_passes import encode_piece
-from feature_eng.log_sources import Paths, Piece
-from feature_eng.logs import Log, open_log
+from feature_eng.log_sources import Piece
+from feature_eng.logs import Log
 from feature_eng.schema import Schema
 from models.blending import blend
 from models.prediction import load_predictor
@@ -39,8 +39,7 @@ class Scoring:
 
 
 def score_log(
-    paths: Paths,
-    schema: Schema,
+    log: Log,
     scoring: Scoring,
     out: Path,
     *,
@@ -54,8 +53,7 @@ def score_log(
     and time and gains `predicted_<objective>` and `score`; `_job.json` tells what was computed from what.
 
     Args:
-        paths: the log, which needs neither labels nor checks.
-        schema: with its dtypes resolved, as in the bundle.
+        log: opened with the bundle's schema; it needs neither labels nor checks.
         scoring: what is computed.
         out: folder that must not exist yet.
         identity: a digest of the plan and the ranker; a resumed job must have the same.
@@ -69,11 +67,10 @@ def score_log(
     """
     if out.exists():
         raise FileExistsError(f"out must not exist yet; got {out}")
-    log = open_log(paths, schema, labels=False)
     partial_out = out.with_name(f"{out.name}.partial")
     _claim(partial_out, _job(log, scoring, identity))
     rows = 0
-    score = partial(_score_piece, forms=log.forms, schema=schema, scoring=scoring, folder=partial_out)
+    score = partial(_score_piece, forms=log.forms, schema=log.schema, scoring=scoring, folder=partial_out)
     for done in run_each(score, log.pieces):
         rows += done
         advance(done)
@@ -97,9 +94,8 @@ def _claim(folder: Path, job: dict[str, Any]) -> None:
         before = json.loads(record.read_text(encoding="utf-8"))
         changed = [key for key in job if before.get(key) != job[key]]
         if changed:
-            raise FileExistsError(
-                f"{folder} must be of the same job to be resumed; got other {', '.join(changed)} (remove it to start anew)"
-            )
+            other = ", ".join(changed)
+            raise FileExistsError(f"{folder} must be of the same job to be resumed; got other {other}: remove it first")
         for half in folder.glob(".*.partial"):
             half.unlink()
         return

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from feature_eng.schema import Schema
 from feature_eng.schema_file import save_schema
-from feature_eng.simulator import shop_schema, simulate
+from feature_eng.simulator import shop_schema, simulate, simulate_after
 from steelyard.evaluating import evaluate_log
 from steelyard.exporting import export_bundle
 from steelyard.pipeline import FitOptions, fit
@@ -36,15 +36,15 @@ def run_demo(out: Path, rows: int) -> None:
     shutil.rmtree(out, ignore_errors=True)
     step(f"simulating a shop: {rows:,} impressions")
     simulate(out / "log", rows=rows, seed=0)
-    parts = sorted((out / "log").glob("*.parquet"))
+    simulate_after(out / "log", out / "test", rows=max(rows // 5, 1))
     schema = shop_schema()
     save_schema(schema, out / "schema.yaml")
     step("fitting features and ranker")
     bundle = fit(
-        parts[:-1] or parts, schema, out / "bundle", FitOptions(), report=lambda line: console.print(f"         {line}")
+        str(out / "log"), schema, out / "bundle", FitOptions(), report=lambda line: console.print(f"         {line}")
     )
-    step("evaluating on the last part, which the ranker has not seen")
-    for table in evaluation_tables(evaluate_log(bundle, parts[-1])):
+    step("evaluating on what the shop logs next")
+    for table in evaluation_tables(evaluate_log(bundle, out / "test")):
         console.print(table)
     step("exporting the Triton repository")
     repository = export_bundle(bundle)
@@ -54,14 +54,14 @@ def run_demo(out: Path, rows: int) -> None:
         server.wait_ready()
         step(f"ranking through {server.grpc_url}")
         with RankingClient(server.grpc_url) as client:
-            for user, items in requests_of(parts[-1], bundle.schema, SHOWN_REQUESTS):
+            for user, items in requests_of(out / "test", bundle.schema, SHOWN_REQUESTS):
                 console.print(side_by_side(client, user, items))
     step("stopped the server; done")
 
 
-def requests_of(part: Path, schema: Schema, count: int) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Return the first requests of a log part, each as its user (with context) and its candidates."""
-    rows = pq.read_table(part).slice(0, 200 * count).to_pylist()
+def requests_of(log: Path, schema: Schema, count: int) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Return the first requests of a log, each as its user (with context) and its candidates."""
+    rows = pq.read_table(log).slice(0, 200 * count).to_pylist()
     wanted = {i.name: i.role for i in schema.inputs}
     grouped: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:

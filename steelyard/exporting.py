@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from steelyard.bundle import Bundle
-from triton_repo.repository import write_repository
+from triton_repo.repository import Backend, write_repository
 
 
 def export_bundle(
-    bundle: Bundle, out: Path | None = None, *, max_candidates: int = 4096, backend: str = "python"
+    bundle: Bundle, out: Path | None = None, *, max_candidates: int = 4096, backend: Backend = "python"
 ) -> Path:
     """Write the model repository of a bundle.
 

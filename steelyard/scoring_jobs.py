@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from feature_eng.log_sources import Paths
+from feature_eng.logs import open_log
 from feature_eng.progress import row_bar
 from models.blending import weights_from
-from models.scoring import Scoring, log_rows, score_log
+from models.scoring import Scoring, score_log
 from steelyard.bundle import MANIFEST, Bundle
 
 
@@ -39,6 +40,7 @@ def score_with_bundle(
     )
     files = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     started = time.monotonic()
-    with row_bar("scored", log_rows(paths)) as advance:
-        rows = score_log(paths, schema, scoring, out, identity=files["ranker/ranker.pt"], advance=advance)
+    log = open_log(paths, schema, labels=False)
+    with row_bar("scored", sum(piece.rows for piece in log.pieces)) as advance:
+        rows = score_log(log, scoring, out, identity=files["ranker/ranker.pt"], advance=advance)
     return rows, time.monotonic() - started

@@ -9,6 +9,7 @@ import pandas as pd
 
 LEAKS = ["watch_ratio", "finish", "like", "long_watch", "is_positive", "profile_stay_time", "comment_stay_time"]
 REPEATED = ["user_id", "video_id", "time_ms"]
+VIDEO_COLUMNS = ["video_id", "video_type", "upload_type", "music_id", "music_type", "server_width", "server_height"]
 HOUR_MS = 3_600_000
 
 
@@ -16,7 +17,7 @@ def prepare(data: Path, out: Path) -> None:
     """Write `train.parquet` (25 to 30 April 2022) and `test.parquet` (1 to 8 May) of the joined log."""
     users = pd.read_csv(data / "user_features_pure.csv")
     videos = pd.read_csv(data / "video_features_basic_pure.csv")
-    videos = videos[["video_id", "video_type", "upload_type", "music_id", "music_type", "server_width", "server_height"]]
+    videos = videos[VIDEO_COLUMNS]
     out.mkdir(parents=True, exist_ok=True)
     for source, name in (("val", "train"), ("test", "test")):
         log = pd.read_parquet(data / f"{source}.parquet").drop(columns=LEAKS).drop_duplicates(REPEATED)

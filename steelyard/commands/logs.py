@@ -79,7 +79,7 @@ def policies(given: list[str] | None) -> Any:
                 f"policy must be one of {', '.join(LogPolicies.model_fields)}, = and a policy; got {option}"
             )
     try:
-        return LogPolicies(**{name: action for name, _, action in pairs})
+        return LogPolicies.model_validate({name: action for name, _, action in pairs})
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"policy {first['loc'][0]} must be {first['ctx']['expected']}; got {first['input']}") from None
@@ -89,16 +89,19 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="Folder for the log's Parquet parts and the shop's schema.")],
     rows: Annotated[int, typer.Option(min=1, help="Impressions to write.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = 0,
-    conflict: Annotated[str, typer.Option(help="How far the objectives conflict: none, medium or strong.")] = "medium",
+    test_rows: Annotated[int, typer.Option(min=0, help="Later impressions of the same shop to write beside.")] = 0,
+    conflict: Annotated[Literal[none, medium, strong], typer.Option(help="How far objectives conflict.")] = "medium",
 ) -> None:
-    """Write the log of a shop whose true probabilities are known, with its schema.
+    """Write the log of a shop whose true probabilities are known, with its schema: OUT/log, OUT/test, OUT/schema.yaml.
 
     Example: `steelyard simulate shop --rows 1000000 --seed 7`
     """
     from feature_eng.schema_file import save_schema
-    from feature_eng.simulator import shop_schema
+    from feature_eng.simulator import shop_schema, simulate_after
     from feature_eng.simulator import simulate as write_log
 
     write_log(out / "log", rows=rows, seed=seed, conflict=conflict)
+    if test_rows:
+        simulate_after(out / "log", out / "test", rows=test_rows)
     save_schema(shop_schema(), out / "schema.yaml")
     Console(stderr=True).print(f"{rows:,} rows in {out / 'log'}, their schema in {out / 'schema.yaml'}")

@@ -39,8 +39,9 @@ def serve(
     found = find_tritonserver()
     console.print(f"tritonserver: {found}")
     repository = export_bundle(open_bundle(bundle)) if (bundle / MANIFEST).exists() else bundle
-    ports = {"http_port": http_port, "grpc_port": grpc_port, "metrics_port": metrics_port}
-    with start_server(repository, host=host, **ports) as server:
+    with start_server(
+        repository, host=host, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port
+    ) as server:
         server.wait_ready(wait)
         console.print(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
         if check:

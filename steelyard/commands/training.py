@@ -16,7 +16,7 @@ def fit(
     log: Annotated[list[str], typer.Argument(help="Parquet or CSV: files, folders or globs.")],
     schema: Annotated[Path, typer.Option(help="Schema of the log.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist yet.")],
-    split: Annotated[str, typer.Option(help="How validation rows are split off: time, request or user.")] = "time",
+    split: Annotated[Literal[time, request, user], typer.Option(help="How validation rows are split off.")] = "time",
     validation: Annotated[float, typer.Option(help="Share that validates, in [0, 1).")] = 0.1,
     policy: PolicyOption = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the log.")] = None,
@@ -46,7 +46,7 @@ def fit(
     told = {"epochs": epochs, "batch_rows": batch_rows, "lr": learning_rate, "patience": patience}
     arguments: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
     arguments |= {"seed": seed, "ranker": settings(ranker)} | ({"loggers": logger} if logger else {})
-    options = FitOptions(policies(policy), split, validation, arguments)  # type: ignore[arg-type]
+    options = FitOptions(policies(policy), split, validation, arguments)
     with connect(workers, scheduler):
         bundle = fit_bundle(log, load_schema(schema), out, options, resume=resume, report=console.print)
     metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
@@ -105,7 +105,9 @@ def export(
     bundle: Annotated[Path, typer.Argument(help="Folder that `fit` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the model repository; BUNDLE/triton by default.")] = None,
     max_candidates: Annotated[int, typer.Option(min=1, help="Most candidates that one request may rank.")] = 4096,
-    backend: Annotated[str, typer.Option(help="What runs the ranker: python, or libtorch in NGC images.")] = "python",
+    backend: Annotated[
+        Literal[python, libtorch], typer.Option(help="What runs the ranker: python, or libtorch in NGC images.")
+    ] = "python",
 ) -> None:
     """Write the Triton model repository of a bundle: preprocess → rank → blend.
 
