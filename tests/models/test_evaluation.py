@@ -16,12 +16,12 @@ REQUESTS = np.repeat([f"r{n:03d}" for n in np.random.default_rng(9).permutation(
 USERS = np.repeat(np.arange(400) % 90, 15)
 
 
-def shop(rows: int = 6000):
-    """Return what is true, what happened, and what a noisy ranker says of it."""
-    rng = np.random.default_rng(2)
+def shop(seed: int, rows: int = 6000):
+    """Return a log's items, what is true, what happened, and what a noisy ranker says of it."""
+    taste, rng = np.random.default_rng(2), np.random.default_rng(seed)
     items = rng.integers(0, 200, rows)
-    clicks = np.clip(rng.beta(1, 6, 200)[items] * rng.uniform(0.3, 1.7, rows), 0, 1)
-    amounts = rng.lognormal(2, 0.5, 200)[items]
+    clicks = np.clip(taste.beta(1, 6, 200)[items] * rng.uniform(0.3, 1.7, rows), 0, 1)
+    amounts = taste.lognormal(2, 0.5, 200)[items]
     truth = np.stack([clicks, clicks * amounts], axis=1)
     clicked = (rng.random(rows) < clicks).astype(np.float32)
     labels = np.stack([clicked, clicked * amounts], axis=1)
@@ -30,7 +30,8 @@ def shop(rows: int = 6000):
     return items, truth, labels, predictions
 
 
-ITEMS, TRUTH, LABELS, PREDICTIONS = shop()
+ITEMS, TRUTH, LABELS, PREDICTIONS = shop(seed=1)
+PAST_ITEMS, _, PAST_LABELS, _ = shop(seed=0)
 
 
 def judged(**changes) -> Evaluation:
@@ -41,7 +42,7 @@ def judged(**changes) -> Evaluation:
         "users": USERS,
         "weights": WEIGHTS,
         "truth": TRUTH,
-        "baseline": item_popularity(ITEMS, LABELS).predict(ITEMS),
+        "baseline": item_popularity(PAST_ITEMS, PAST_LABELS).predict(ITEMS),
         "k": 3,
         "replicates": 40,
     }
