@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -90,7 +90,9 @@ def simulate(
     rows: Annotated[int, typer.Option(min=1, help="Impressions to write.")] = 1_000_000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same log.")] = 0,
     test_rows: Annotated[int, typer.Option(min=0, help="Later impressions of the same shop to write beside.")] = 0,
-    conflict: Annotated[Literal[none, medium, strong], typer.Option(help="How far objectives conflict.")] = "medium",
+    conflict: Annotated[
+        Literal["none", "medium", "strong"], typer.Option(help="How far objectives conflict.")
+    ] = "medium",
 ) -> None:
     """Write the log of a shop whose true probabilities are known, with its schema: OUT/log, OUT/test, OUT/schema.yaml.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,7 +16,9 @@ def fit(
     log: Annotated[list[str], typer.Argument(help="Parquet or CSV: files, folders or globs.")],
     schema: Annotated[Path, typer.Option(help="Schema of the log.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist yet.")],
-    split: Annotated[Literal[time, request, user], typer.Option(help="How validation rows are split off.")] = "time",
+    split: Annotated[
+        Literal["time", "request", "user"], typer.Option(help="How validation rows are split off.")
+    ] = "time",
     validation: Annotated[float, typer.Option(help="Share that validates, in [0, 1).")] = 0.1,
     policy: PolicyOption = None,
     epochs: Annotated[int | None, typer.Option(help="Most passes over the log.")] = None,
@@ -106,7 +108,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="Folder of the model repository; BUNDLE/triton by default.")] = None,
     max_candidates: Annotated[int, typer.Option(min=1, help="Most candidates that one request may rank.")] = 4096,
     backend: Annotated[
-        Literal[python, libtorch], typer.Option(help="What runs the ranker: python, or libtorch in NGC images.")
+        Literal["python", "libtorch"], typer.Option(help="What runs the ranker; libtorch needs an NGC image.")
     ] = "python",
 ) -> None:
     """Write the Triton model repository of a bundle: preprocess → rank → blend.
