@@ -52,7 +52,7 @@ _LOUD_PURCHASE = {"none": 0.3, "medium": -0.4, "strong": -1.2}
 _LOUD_DISCOUNT = {"none": -0.2, "medium": 0.25, "strong": 0.5}
 # what a category's taste, in log-odds of a click, adds to its need, in those of a purchase
 _TASTE_NEED = {"none": 0.2, "medium": -0.3, "strong": -1.0}
-_CLICK_BIAS, _PURCHASE_BIAS = -2.35, -1.4
+_CLICK_BIAS, _PURCHASE_BIAS = -2.1, -1.1
 _SEASON_DAYS = 60.0
 _DEVICE_PURCHASE = np.array([0.2, -0.1, 0.0], dtype=np.float32)
 _PEAK_HOUR = np.array([12, 17, 20, 7, 21, 22], dtype=np.float32)
@@ -168,7 +168,7 @@ def make_shop(dials: Dials) -> Shop:
     drawn: dict[str, Any] = {
         "taste": taste,
         "season": rng.uniform(0, 2 * np.pi, pairs),
-        "need": _TASTE_NEED[dials.conflict] * taste + rng.normal(0, 0.4, pairs),
+        "need": _TASTE_NEED[dials.conflict] * taste + rng.normal(0, 0.5, pairs),
         "more": rng.uniform(0.05, 1.0, pairs),
         **_draw_users(dials, rng),
         **_draw_items(dials, rng),
@@ -185,8 +185,8 @@ def _draw_users(dials: Dials, rng: np.random.Generator) -> dict[str, npt.NDArray
         "device": rng.choice(len(DEVICES), count, p=[0.35, 0.55, 0.1]).astype(np.int8),
         "budget": _BUDGETS[segment] * np.exp(rng.normal(0, 0.5, count)),
         "favourites": rng.integers(len(CATEGORIES), size=(count, 2), dtype=np.int8),
-        "user_click": rng.normal(0, 0.2, count),
-        "user_purchase": rng.normal(0, 0.15, count),
+        "user_click": rng.normal(0, 0.15, count),
+        "user_purchase": rng.normal(0, 0.1, count),
     }
 
 
@@ -204,11 +204,11 @@ def _draw_items(dials: Dials, rng: np.random.Generator) -> dict[str, npt.NDArray
         "published_at": _draw_published(dials, rng),
         "full_stock": np.floor(np.exp(rng.normal(3.5, 1, count))) + 1,
         "delivery_days": rng.uniform(3, 20, count),
-        "click_appeal": 0.4 * rated + 0.35 * told + _LOUD_CLICK * loud + rng.normal(0, 0.15, count),
+        "click_appeal": 0.4 * rated + 0.35 * told + _LOUD_CLICK * loud + rng.normal(0, 0.12, count),
         "purchase_appeal": 0.4 * rated
         + 0.3 * told
         + _LOUD_PURCHASE[dials.conflict] * loud
-        + rng.normal(0, 0.15, count),
+        + rng.normal(0, 0.12, count),
         "title": _titles(category, told, loud, rng),
     }
 

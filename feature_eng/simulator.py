@@ -235,8 +235,7 @@ def _write_part(shop: Shop, part: Part) -> int:
     table = table.replace_schema_metadata({_STAMP: _stamp(shop.dials, part)})
     beside = part.path.with_name(f".{part.path.name}.partial")
     dictionary = [name for name in table.column_names if name not in _PLAIN and name != "history"]
-    # without Arrow's own schema readers see plain strings, not dictionaries
-    pq.write_table(table, beside, use_dictionary=[*dictionary, "history.list.element"], store_schema=False)
+    pq.write_table(table, beside, use_dictionary=[*dictionary, "history.list.element"])
     beside.replace(part.path)
     return part.rows
 
@@ -347,5 +346,5 @@ def _history(shop: Shop, users: Ints, repeats: int, rng: np.random.Generator) ->
     return pa.ListArray.from_arrays(offsets, _words(values, CATEGORIES))
 
 
-def _words(codes: Codes, words: Sequence[str] | npt.NDArray[Any]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(words, pa.string()))
+def _words(codes: Codes, words: Sequence[str] | npt.NDArray[Any]) -> pa.Array:
+    return pa.array(words, pa.string()).take(pa.array(codes))
