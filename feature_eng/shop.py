@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Conflict = Literal["none", "medium", "strong"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -64,7 +63,7 @@ class Dials:
 
     Attributes:
         seed: at least 0.
-        conflict: how far clicks and revenue want different items.
+        conflict: how far clicks and revenue want different items: none, medium or strong.
         position_bias: log-odds of a click lost per e-fold of position, at least 0.
         selection: how far an earlier ranker chose and ordered the candidates, 0 (chance) to 1.
         drift: log-odds by which a segment's taste for a category swings over the season, at least 0.
@@ -77,7 +76,7 @@ class Dials:
     """
 
     seed: int
-    conflict: Conflict
+    conflict: str
     position_bias: float
     selection: float
     drift: float
@@ -89,7 +88,7 @@ class Dials:
     days: float
 
     def __post_init__(self) -> None:
-        if self.conflict not in get_args(Conflict):
+        if self.conflict not in _LOUD_PURCHASE:
             raise ValueError(f"conflict must be none, medium or strong; got {self.conflict}")
         for name in ("seed", "position_bias", "drift"):
             if getattr(self, name) < 0:

@@ -25,7 +25,6 @@ from feature_eng.shop import (
     DEVICES,
     SEGMENTS,
     START_MS,
-    Conflict,
     Dials,
     Ints,
     Shop,
@@ -80,7 +79,7 @@ def simulate(
     *,
     rows: int,
     seed: int = 0,
-    conflict: Conflict = "medium",
+    conflict: str = "medium",
     position_bias: float = 0.1,
     selection: float = 0.2,
     drift: float = 0.1,
@@ -101,7 +100,7 @@ def simulate(
         out: a folder for `part-00000.parquet` and so on.
         rows: impressions to write.
         seed: at least 0.
-        conflict: how far clicks and revenue want different items.
+        conflict: how far clicks and revenue want different items: none, medium or strong.
         position_bias: log-odds of a click lost per e-fold of position, at least 0.
         selection: how far an earlier ranker chose and ordered the candidates, 0 (chance) to 1.
         drift: log-odds by which a segment's taste for a category swings over 60 days, at least 0.
