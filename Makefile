@@ -16,7 +16,7 @@ endif
 
 EXTRAS ?= server,dev
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-$(EXTRAS)
 # pip 26.3 refuses merlin-dataloader, whose metadata names a git URL in an extra that nobody installs.
 PIP := pip<26.3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -60,7 +60,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) | python
 	@echo "Installing steelyard[$(EXTRAS)] into $(VENV), a few GB, with Python $(VERSION) and $(CONSTRAINTS)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade "$(PIP)"
-	@$(BIN)/python -m pip install $(QUIET) --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
+	@$(BIN)/python -m pip install $(QUIET) --no-compile --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
 	@touch $@
 
 python:
