@@ -59,7 +59,7 @@ def train(
     out: Path,
     ranker: Mapping[str, Any] | None = None,
     batch_rows: int = 2048,
-    epochs: int = 10,
+    epochs: int = 4,
     patience: int = 2,
     lr: float = 1e-3,
     warmup: float = 0.05,
