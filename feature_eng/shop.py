@@ -296,7 +296,7 @@ def conditional_expectations(shop: Shop, users: Ints, items: Ints, position: Int
         + shop.dials.drift * np.sin(days * np.float32(2 * np.pi / _SEASON_DAYS) + shop.season.take(pair))
         + shop.user_click[users]
         + shop.click_appeal[items]
-        + np.float32(0.8) * liked
+        + np.float32(0.6) * liked
         + np.float32(0.6) * np.exp(age * np.float32(-1 / 14))
         + _by_hour(shop, users, days)
         - np.float32(0.5) * strain
