@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ HISTORY_LENGTH = 8
 ROWS_PER_PART = 500_000
 _STAMP = b"steelyard.simulator"
 _PLAIN = ("request_id", "timestamp", "click", "purchase", "order_value", "true_click", "true_purchase", "true_revenue")
+# parts of other code are of another shop, even where the dials agree
+_CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(__file__).with_name("shop.py").read_bytes()).hexdigest()[:16]
 Codes = npt.NDArray[np.integer[Any]]
 
 
@@ -94,7 +97,8 @@ def simulate(
 ) -> Path:
     """Write the log of a simulated shop; equal arguments write equal bits, however many workers write them.
 
-    Whole parts of an earlier run with the same arguments are kept; parts that other arguments made are replaced.
+    Whole parts of an earlier run with the same arguments are kept; parts that other arguments or another
+    version of the simulator made are replaced.
 
     Args:
         out: a folder for `part-00000.parquet` and so on.
@@ -164,7 +168,8 @@ def simulate_after(
         The folder `out`.
 
     Raises:
-        ValueError: `log` has no part that `simulate` wrote, or is `out`, or an argument is out of range.
+        ValueError: `log` has no part that this version of `simulate` wrote, or is `out`, or an argument is out of
+            range.
         FileExistsError: `out` has parts that no simulator wrote.
     """
     if rows < 1:
@@ -175,6 +180,8 @@ def simulate_after(
     if not stamps:
         raise ValueError(f"log must have parts that simulate wrote; got none in {log}")
     last = max(stamps, key=lambda stamp: int(stamp["first_request"]))
+    if last["code"] != _CODE:
+        raise ValueError(f"log must come from this simulator, {_CODE}; got one from {last['code']}")
     dials = Dials(**last["dials"])
     first = int(last["first_request"]) + -(-int(last["rows"]) // dials.candidates)
     return _write_log(Path(out), dials, first, rows, rows_per_part, workers, progress)
@@ -207,7 +214,7 @@ def _cut(out: Path, dials: Dials, first: int, rows: int, rows_per_part: int) -> 
 
 
 def _missing(out: Path, dials: Dials, parts: Sequence[Part]) -> list[Part]:
-    """Remove the parts that other arguments made, and return those that are not there."""
+    """Remove the parts that other arguments or other code made, and return those that are not there."""
     found = {path: _stamp_of(path) for path in sorted(out.glob("part-*.parquet"))}
     foreign = [path.name for path, stamp in found.items() if stamp is None]
     if foreign:
@@ -220,7 +227,7 @@ def _missing(out: Path, dials: Dials, parts: Sequence[Part]) -> list[Part]:
 
 
 def _stamp(dials: Dials, part: Part) -> str:
-    return json.dumps({"dials": asdict(dials), "first_request": part.first_request, "rows": part.rows})
+    return json.dumps({"code": _CODE, "dials": asdict(dials), "first_request": part.first_request, "rows": part.rows})
 
 
 def _stamp_of(path: Path) -> dict[str, Any] | None:

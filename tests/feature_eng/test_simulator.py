@@ -240,6 +240,19 @@ def test_parts_made_with_other_arguments_are_replaced(tmp_path: Path) -> None:
     assert pq.read_table(log).equals(pq.read_table(fresh))
 
 
+def test_parts_of_another_version_are_neither_kept_nor_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = simulate(tmp_path / "log", rows=2_000)
+    before = (log / "part-00000.parquet").read_bytes()
+    monkeypatch.setattr("feature_eng.simulator._CODE", "newer")
+    with pytest.raises(ValueError, match="log must come from this simulator, newer; got one from"):
+        simulate_after(log, tmp_path / "later", rows=100)
+    simulate(log, rows=2_000)
+    assert (log / "part-00000.parquet").read_bytes() != before
+    simulate_after(log, tmp_path / "later", rows=100)
+
+
 def test_a_log_that_no_simulator_wrote_is_left_alone(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "part-00000.parquet")
     with pytest.raises(FileExistsError, match=r"out must have no parts but a simulator's; got part-00000\.parquet in"):
