@@ -94,7 +94,7 @@ def _step_operators(steps: tuple[Step, ...]) -> Iterator[Any]:
             yield ops.Bucketize([-np.inf, *step.values])
 
 
-def fit_workflow(schema: Schema, log: Path, part_mib: int = 64) -> nvt.Workflow:
+def fit_workflow(schema: Schema, log: Path, part_mib: int = 256) -> nvt.Workflow:
     """Fit a schema's workflow on a cleaned training log, on the Dask cluster that is connected or in process.
 
     Args:
@@ -125,7 +125,7 @@ def load_workflow(folder: Path) -> nvt.Workflow:
         return nvt.Workflow.load(str(folder))
 
 
-def _dataset(log: Path, part_mib: int = 64) -> nvt.Dataset:
+def _dataset(log: Path, part_mib: int) -> nvt.Dataset:
     return nvt.Dataset(str(log), engine="parquet", part_size=f"{part_mib}MB")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from rich.console import Console
+from rich.table import Table
 
 from feature_eng.schema import Schema
 from feature_eng.schema_file import save_schema
@@ -75,12 +76,14 @@ def requests_of(log: Path, schema: Schema, count: int) -> list[tuple[dict[str, A
     ]
 
 
-def side_by_side(client: RankingClient, user: Mapping[str, Any], items: list[dict[str, Any]]) -> Any:
-    """Return a table of one request ranked under each weighting."""
-    rankings = {name: client.rank(user=user, items=items, weights=w) for name, w in WEIGHTINGS.items()}
-    rows = [{"place": str(place + 1)} for place in range(min(SHOWN_PLACES, len(items)))]
-    for name, ranking in rankings.items():
-        for row, ranked in zip(rows, ranking, strict=False):
-            row[f"for {name}"] = str(ranked.item)
-            row |= {f"{name}: {objective}": f"{value:.3f}" for objective, value in ranked.predictions.items()}
-    return ranking_table(f"user {next(iter(user.values()))}, {len(items)} candidates", list(rows[0]), rows)
+def side_by_side(client: RankingClient, user: Mapping[str, Any], items: list[dict[str, Any]]) -> Table:
+    """Return one request's candidates as each weighting ranks them, next to each other."""
+    both = Table.grid(padding=(0, 3))
+    tables = []
+    for name, weights in WEIGHTINGS.items():
+        ranking = client.rank(user=user, items=items, weights=weights)[:SHOWN_PLACES]
+        rows = [{"item": str(ranked.item), **ranked.predictions} for ranked in ranking]
+        tables.append(ranking_table(f"ranked for {name}", list(rows[0]), rows))
+    both.add_row(*tables)
+    both.title = f"user {user['user_id']}, {len(items)} candidates"
+    return both
