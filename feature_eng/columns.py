@@ -47,12 +47,11 @@ def _typed(name: str, dtype: str, values: Array) -> Array:
     if values.dtype.kind not in kinds and len(values):
         raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
     if dtype == "string":
-        encoded = [v if isinstance(v, bytes) else str(v).encode() for v in values]
         try:
-            b"\n".join(encoded).decode()
+            b"\n".join(value for value in values if isinstance(value, bytes)).decode()
         except UnicodeDecodeError:
             raise ValueError(f"{name} must be UTF-8; got other bytes") from None
-        return np.array(encoded, dtype=object)
+        return values
     return values.astype(np.float32 if dtype == "float32" else np.int64, copy=False)
 
 

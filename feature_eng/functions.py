@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_eng.inputs import NULL_ID, NULL_INT, NULL_STRING, PADDING_ID, UNSEEN_ID
-from feature_eng.keys import UInt64Array, int_keys, string_keys
+from feature_eng.keys import UInt64Array, distinct_values, int_keys, string_keys
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
@@ -64,12 +64,14 @@ def padded(ids: Int32Array, offsets: NDArray[np.int64], width: int, *, keep_last
     return result
 
 
-def word_keys(texts: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
-    """Return the keys of the lower-cased words of `str` or UTF-8 `bytes` texts, and the texts' offsets (n + 1,)."""
-    split = [(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t)).lower().split() for t in texts]
+def word_ids(texts: Any, buckets: int, width: int) -> Int32Array:
+    """Return ids (n, width), 1 to `buckets`, of the first lower-cased words of texts (n,), `str` or UTF-8 `bytes`."""
+    distinct, codes = distinct_values(texts)
+    split = [(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t)).lower().split() for t in distinct]
     offsets = np.zeros(len(split) + 1, dtype=np.int64)
     np.cumsum([len(words) for words in split], out=offsets[1:])
-    return string_keys([word for words in split for word in words]), offsets
+    ids = bucket_ids(string_keys([word for words in split for word in words]), buckets)
+    return padded(ids, offsets, width, keep_last=False)[codes]
 
 
 def hour_ids(moments_ms: NDArray[np.int64]) -> Int32Array:

@@ -26,10 +26,18 @@ def int_keys(values: NDArray[Any]) -> UInt64Array:
 
 def string_keys(values: Sequence[Any] | NDArray[Any]) -> UInt64Array:
     """Return the keys (n,) of strings (n,), given as `str` or as UTF-8 `bytes`."""
-    encoded = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+    distinct, codes = distinct_values(values)
+    encoded = [value if isinstance(value, bytes) else str(value).encode() for value in distinct]
     offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
     np.cumsum([len(value) for value in encoded], out=offsets[1:])
-    return buffer_keys(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
+    return buffer_keys(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)[codes]
+
+
+def distinct_values(values: Sequence[Any] | NDArray[Any]) -> tuple[list[Any], NDArray[np.int64]]:
+    """Return the distinct values (d,) in order of appearance, and for each value (n,) which of them it is."""
+    seen: dict[Any, int] = {}
+    codes = np.fromiter((seen.setdefault(value, len(seen)) for value in values), dtype=np.int64, count=len(values))
+    return list(seen), codes
 
 
 def buffer_keys(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> UInt64Array:

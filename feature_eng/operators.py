@@ -17,7 +17,7 @@ from nvtabular.ops import Operator, StatOperator
 
 from feature_eng import functions
 from feature_eng.inputs import RARE_ID, VOCABULARY_START
-from feature_eng.keys import UInt64Array, buffer_keys, combined_keys, int_keys
+from feature_eng.keys import UInt64Array, combined_keys, int_keys, string_keys
 
 NO_FOLD = -1
 
@@ -112,8 +112,7 @@ class WordIds(_Named):
 
     def transform(self, col_selector: ColumnSelector, df: Any) -> Any:
         (source,) = col_selector.names
-        keys, offsets = functions.word_keys(_arrow(df[source]).to_pylist())
-        cells = functions.padded(functions.bucket_ids(keys, self.buckets), offsets, self.width, keep_last=False)
+        cells = functions.word_ids(_arrow(df[source]).to_pylist(), self.buckets, self.width)
         return _frame(df, dict(zip(self.outputs, cells.T, strict=True)))
 
 
@@ -266,9 +265,8 @@ def _keys(array: pa.Array) -> UInt64Array:
     if pa.types.is_null(array.type):
         return np.array([], dtype=np.uint64)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        _, offsets, data = array.cast(pa.large_string()).buffers()
-        bounds = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
-        return buffer_keys(np.frombuffer(data or b"", dtype=np.uint8), bounds)
+        coded = array.dictionary_encode()
+        return string_keys(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
     return int_keys(array.to_numpy())
 
 

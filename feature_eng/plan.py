@@ -39,11 +39,6 @@ class Instruction:
     arrays: dict[str, str] = field(default_factory=dict)
 
 
-def _words(texts: Array, buckets: int, width: int) -> Array:
-    keys, offsets = functions.word_keys(texts)
-    return functions.padded(functions.bucket_ids(keys, buckets), offsets, width, keep_last=False)
-
-
 # Each takes the input registers, then the instruction's numbers and arrays by name.
 OPERATIONS: dict[str, Callable[..., Array]] = {
     "int_keys": int_keys,
@@ -53,7 +48,7 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "lookup": functions.looked_up,
     "buckets": functions.bucket_ids,
     "pad": lambda ids, offsets, width: functions.padded(ids, offsets, width, keep_last=True),
-    "words": _words,
+    "words": functions.word_ids,
     "hour": functions.hour_ids,
     "weekday": functions.weekday_ids,
     "age_days": functions.age_days,
