@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_eng.cluster import run_each
-from feature_eng.log_encoding import encode_column, key_columns
+from feature_eng.log_encoding import encode_column, is_nested, key_columns
 from feature_eng.log_sources import CSV, Piece, read_slice
 from feature_eng.schema import Categorical, CategoricalList, Schema
 
@@ -81,7 +81,7 @@ def is_integer(raw: Any, is_list: bool, is_text: bool) -> bool:
     if is_list and is_text:
         raw = encode_column(raw, "list<string>")[0]
     values = raw.combine_chunks() if isinstance(raw, pa.ChunkedArray) else raw
-    if pa.types.is_nested(values.type):
+    if is_nested(values.type):
         values = values.flatten() if is_list else values
     kind = values.type
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):

@@ -123,6 +123,11 @@ def _joined_masks(parts: Sequence[Encoded], name: str, kind: str) -> Mask:
     return np.concatenate([getattr(part, kind).get(name, none) for part, none in zip(parts, nothing, strict=True)])
 
 
+def is_nested(kind: pa.DataType) -> bool:
+    """Return whether a column's values are lists, structs or the like."""
+    return pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind)  # two to Arrow 12
+
+
 def encode_column(raw: Any, form: Form) -> tuple[pa.Array, Mask | None, Mask | None]:
     """Encode one column.
 
@@ -191,7 +196,7 @@ def _strings(values: pa.Array) -> tuple[pa.Array, Mask | None]:
         whole = (numbers == np.floor(numbers)) & (np.abs(numbers) < 2.0**63)
         text = pc.if_else(pa.array(whole), pa.array(_whole(numbers, whole)).cast(pa.string()), values.cast(pa.string()))
         return pc.if_else(pa.array(np.isnan(numbers)), NULL_STRING, text), None
-    if pa.types.is_nested(kind):
+    if is_nested(kind):
         return _nothing_readable(values, NULL_STRING, pa.string())
     try:
         text = values.cast(pa.string()).fill_null(NULL_STRING)
@@ -282,7 +287,7 @@ def _lists(values: pa.Array, form: Literal["int64", "string"]) -> tuple[pa.Array
         trimmed = pc.utf8_trim(values, characters="[](){}'\" ")
         bare = pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)
         values = pc.split_pattern_regex(bare, pattern=r"['\"\s]*[|,;]['\"\s]*")
-    elif not pa.types.is_nested(kind):
+    elif not is_nested(kind):
         present = values.is_valid().to_numpy(zero_copy_only=False)
         return _joined(present.astype(np.int64), *encode_column(values.drop_null(), form)[:2])
     elif not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
@@ -306,7 +311,7 @@ def _by_value(
     values: pa.Array, parse: Callable[[Any], Any], kind: pa.DataType, null: Any
 ) -> tuple[pa.Array, Mask | None]:
     """Parse each distinct value; one that raises is unreadable, and null."""
-    if pa.types.is_nested(values.type):
+    if is_nested(values.type):
         return _nothing_readable(values, null, kind)
     coded = values.dictionary_encode()
     parsed: list[Any] = []

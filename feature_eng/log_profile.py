@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from feature_eng.inputs import NULL_INT
 from feature_eng.log_dtypes import is_integer
-from feature_eng.log_encoding import encode_column
+from feature_eng.log_encoding import encode_column, is_nested
 from feature_eng.log_sources import CSV, Paths, Piece, cut, file_columns, log_files, read_slice
 
 Shape = Literal["integer", "number", "string", "moment", "list"]
@@ -73,7 +73,7 @@ def _spread(pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _profile(name: str, values: Any, is_text: bool) -> Profile:
-    if pa.types.is_nested(values.type):
+    if is_nested(values.type):
         return Profile(name, "list", np.zeros(len(values), np.int64), len(values), values.null_count / len(values))
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -126,8 +127,8 @@ def simulate(
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1; got {rows}")
-    if not days > 0:
-        raise ValueError(f"days must be above 0; got {days}")
+    if not 0 < days < math.inf:
+        raise ValueError(f"days must be above 0 and finite; got {days}")
     requests = -(-rows // max(candidates, 1))
     dials = Dials(
         seed=seed,
