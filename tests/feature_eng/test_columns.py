@@ -1,0 +1,89 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from feature_eng.columns import candidate_count, checked_columns
+from feature_eng.inputs import Input
+
+INPUTS = (
+    Input("user", "user", "int64"),
+    Input("history", "user", "int64", is_list=True),
+    Input("item", "item", "string"),
+    Input("price", "item", "float32"),
+    Input("tags", "item", "string", is_list=True),
+)
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "user": np.array([1]),
+        "history__values": np.array([5, 6]),
+        "history__offsets": np.array([0, 2]),
+        "item": np.array(["a", "b", "c"], dtype=object),
+        "price": np.array([1.0, 2.0, 3.0], dtype=np.float32),
+        "tags__values": np.array([b"x"], dtype=object),
+        "tags__offsets": np.array([0, 1, 1, 1]),
+    }
+    return columns | changes
+
+
+def test_a_good_request_is_checked_into_its_dtypes() -> None:
+    checked = checked_columns(INPUTS, request(price=np.array([1, 2, 3]), user=np.array([7], dtype=np.int16)), 3)
+    assert checked["price"].dtype == np.float32
+    assert checked["user"].dtype == np.int64
+    assert candidate_count(INPUTS, request(), 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"price": np.array([1.0, 2.0])}, "price must have 3 values, one a candidate, or 1; got 2"),
+        ({"price": np.ones((3, 1))}, r"price must have one dimension; got shape \[3, 1\]"),
+        ({"price": np.array(["1", "2", "3"])}, "price must be float32; got <U1"),
+        ({"user": np.array([1.5])}, "user must be int64; got float64"),
+        ({"item": np.array([1, 2, 3])}, "item must be string; got int64"),
+        ({"item": np.array([b"\xff", b"a", b"b"], dtype=object)}, "item must be UTF-8; got other bytes"),
+        ({"tags__offsets": np.array([0, 1])[:1]}, "tags__offsets must have 4 entries, .*got 1"),
+        ({"tags__offsets": np.array([0.0, 1, 1, 1])}, "tags__offsets must be integers of one dimension; got float64"),
+        ({"tags__offsets": np.array([0, 1, 0, 1])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 1"),
+        ({"tags__offsets": np.array([1, 1, 1, 1])}, "tags__offsets must rise from 0 to the 1 values; got 1 to 1"),
+        ({"tags__offsets": np.array([0, 1, 1, 2])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 2"),
+    ],
+)
+def test_a_column_is_refused_by_name_and_rule(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checked_columns(INPUTS, request(**changes), 3)
+
+
+def test_missing_columns_are_all_named() -> None:
+    columns = {name: array for name, array in request().items() if name not in ("price", "tags__values")}
+    with pytest.raises(ValueError, match="columns must hold price, tags__values; got user, history__values"):
+        checked_columns(INPUTS, columns, 3)
+
+
+def test_there_must_be_rows() -> None:
+    with pytest.raises(ValueError, match="rows must be at least 1; got 0"):
+        checked_columns(INPUTS, request(), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"price": np.ones(1, np.float32)}, "price must be of 3 candidates, as item is; got 1"),
+        ({"tags__offsets": np.array([0, 1])}, "tags__offsets must be of 3 candidates, as item is; got 1"),
+        ({"user": np.array([1, 2])}, "user must be of one row, since it is a user column; got 2"),
+        ({"history__offsets": np.array([0, 1, 2])}, "history__offsets must be of one row, .*got 2"),
+    ],
+)
+def test_a_request_is_one_user_and_its_candidates(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        candidate_count(INPUTS, request(**changes), 10)
+
+
+def test_a_request_has_at_least_one_candidate_and_at_most_the_limit() -> None:
+    with pytest.raises(ValueError, match="item must be of 1 to 2 candidates; got 3"):
+        candidate_count(INPUTS, request(), 2)
+    nothing = request(item=np.array([], dtype=object), price=np.array([]), tags__offsets=np.array([0]))
+    with pytest.raises(ValueError, match="item must be of 1 to 2 candidates; got 0"):
+        candidate_count(INPUTS, nothing, 2)
