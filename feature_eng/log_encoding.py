@@ -125,7 +125,7 @@ def _joined_masks(parts: Sequence[Encoded], name: str, kind: str) -> Mask:
 
 def is_nested(kind: pa.DataType) -> bool:
     """Return whether a column's values are lists, structs or the like."""
-    return pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind)  # two to Arrow 12
+    return bool(pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind))  # two to Arrow 12
 
 
 def encode_column(raw: Any, form: Form) -> tuple[pa.Array, Mask | None, Mask | None]:

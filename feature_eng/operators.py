@@ -266,7 +266,8 @@ def _keys(array: pa.Array) -> UInt64Array:
         return np.array([], dtype=np.uint64)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         coded = array.dictionary_encode()
-        return string_keys(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
+        keys: UInt64Array = string_keys(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
+        return keys
     return int_keys(array.to_numpy())
 
 

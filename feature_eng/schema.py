@@ -155,7 +155,14 @@ class Hashed(_DerivedColumn):
     embedding: int | None = Field(None, ge=1)
 
 
-class TargetEncoding(_DerivedColumn, _Transformed):
+class _Statistic(_DerivedColumn, _Transformed):
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps that run; a statistic is never missing."""
+        return self.transform
+
+
+class TargetEncoding(_Statistic):
     """The smoothed mean of an objective's label per key: out of fold in training, over all rows in serving."""
 
     kind: Literal["target_encoding"]
@@ -163,7 +170,7 @@ class TargetEncoding(_DerivedColumn, _Transformed):
     smooth: float = Field(20.0, ge=0, description="rows of the overall mean that are mixed in")
 
 
-class GroupStatistic(_DerivedColumn, _Transformed):
+class GroupStatistic(_Statistic):
     """A statistic of a continuous column, or the row count, per key."""
 
     kind: Literal["group_statistic"]

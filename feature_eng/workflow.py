@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import nvtabular as nvt
+from dask.dataframe.io.io import from_delayed
+from dask.delayed import delayed
+from merlin.core.dispatch import get_lib
 from merlin.dag import ColumnSelector
 from nvtabular import ops
 
@@ -94,17 +97,16 @@ def _step_operators(steps: tuple[Step, ...]) -> Iterator[Any]:
             yield ops.Bucketize([-np.inf, *step.values])
 
 
-def fit_workflow(schema: Schema, log: Path, part_mib: int = 256) -> nvt.Workflow:
+def fit_workflow(schema: Schema, log: Path) -> nvt.Workflow:
     """Fit a schema's workflow on a cleaned training log, on the Dask cluster that is connected or in process.
 
     Args:
         schema: with every dtype resolved.
-        log: folder of Parquet parts with the inputs, the labels and the folds.
-        part_mib: memory of one partition.
+        log: folder of Parquet parts with the inputs, the labels and the folds; a part must fit in memory.
     """
     with warnings.catch_warnings():
         _hush()
-        return build_workflow(schema).fit(_dataset(log, part_mib))
+        return build_workflow(schema).fit(_dataset(log))
 
 
 def serving_frame(schema: Schema, frame: Any) -> Any:
@@ -125,8 +127,12 @@ def load_workflow(folder: Path) -> nvt.Workflow:
         return nvt.Workflow.load(str(folder))
 
 
-def _dataset(log: Path, part_mib: int) -> nvt.Dataset:
-    return nvt.Dataset(str(log), engine="parquet", part_size=f"{part_mib}MB")
+def _dataset(log: Path) -> nvt.Dataset:
+    """Return the parts as delayed reads, each done once a phase; Dask would fuse reads of its own into each operator."""
+    read = get_lib().read_parquet
+    parts = sorted(log.glob("*.parquet"))
+    meta = read(parts[0]).iloc[:0]
+    return nvt.Dataset(from_delayed([delayed(read, pure=True)(str(part)) for part in parts], meta=meta))
 
 
 def _hush() -> None:
