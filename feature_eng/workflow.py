@@ -128,7 +128,7 @@ def load_workflow(folder: Path) -> nvt.Workflow:
 
 
 def _dataset(log: Path) -> nvt.Dataset:
-    """Return the parts as delayed reads, each done once a phase; Dask would fuse reads of its own into each operator."""
+    """Return the parts as delayed reads, each done once a phase; Dask would fuse reads of its own into operators."""
     read = get_lib().read_parquet
     parts = sorted(log.glob("*.parquet"))
     meta = read(parts[0]).iloc[:0]
