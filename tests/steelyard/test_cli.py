@@ -1,0 +1,141 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from feature_eng.schema_file import dump_schema, parse_schema
+from feature_eng.simulator import shop_schema
+from steelyard.cli import app
+from tests.conftest import Shop
+
+RUNNER = CliRunner()
+COMMANDS = {command.callback.__name__: command.callback for command in app.registered_commands if command.callback}
+STEELYARD = Path(sys.executable).with_name("steelyard")
+
+
+def steelyard(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    import os
+
+    command = [str(STEELYARD), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("schema") / "schema.yaml"
+    path.write_text(dump_schema(shop_schema()))
+    return path
+
+
+def test_the_commands_are_those_of_the_line() -> None:
+    assert list(COMMANDS) == ["check", "simulate", "fit", "evaluate", "export", "serve", "rank", "score", "demo"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_has_an_example_that_the_command_takes(name: str) -> None:
+    examples = re.findall(r"`(steelyard [^`]*)`", COMMANDS[name].__doc__ or "")
+    assert examples
+    for example in examples:
+        _, command, *arguments = shlex.split(example.split(" > ")[0])
+        get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
+    assert "Example" in RUNNER.invoke(app, [name, "--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "nowhere.parquet", "--schema", "SCHEMA"], "log must be Parquet or CSV files; got nowhere.parquet"),
+        (["check", "--schema", "SCHEMA"], "log must name at least one file; got none"),
+        (["check", "LOG"], "schema must be given to hold the log against, or --draft to propose one; got neither"),
+        (["check", "LOG", "--schema", "SCHEMA", "--policy", "labels"], "policy must be one of dtypes, .*; got labels"),
+        (["check", "LOG", "--schema", "SCHEMA", "--policy", "labels=fill"], "policy labels must be .*; got fill"),
+        (["check", "LOG", "--schema", "nowhere.yaml"], "nowhere.yaml"),
+        (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--split", "luck"], "luck"),
+        (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--ranker", "experts=x"], "ranker must be name=number"),
+        (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--validation", "1"], r"fraction must .*; got 1\.0"),
+        (["evaluate", "nowhere", "LOG"], "bundle must be a folder that `steelyard fit` wrote; got nowhere"),
+        (["score", "BUNDLE", "LOG", "--out", "OUT", "--weight", "click=much"], "weight must be objective=number; got"),
+        (["score", "BUNDLE", "LOG", "--out", "OUT", "--weight", "clicks=1"], r"weights must name .*did you mean click"),
+        (["score", "BUNDLE", "LOG", "--out", "BUNDLE"], "out must not exist yet; got"),
+        (["rank", "nowhere.json"], "nowhere.json"),
+        (["export", "BUNDLE", "--max-candidates", "100000"], "max_candidates must be 1 to 16384.*got 100000"),
+    ],
+)
+def test_a_user_s_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, shop: Shop, schema: Path, tmp_path: Path
+) -> None:
+    paths = {"LOG": shop.log, "SCHEMA": schema, "OUT": tmp_path / "out", "BUNDLE": shop.bundle.folder}
+    ran = steelyard(*(paths.get(argument, argument) for argument in arguments))
+    assert ran.returncode == 2, ran.stderr
+    assert re.search(message, ran.stderr), ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_the_ranker_lacks_is_named(shop: Shop, schema: Path, tmp_path: Path) -> None:
+    ran = steelyard("fit", shop.log, "--schema", schema, "--out", tmp_path / "out", "--ranker", "expert=8")
+    assert ran.returncode == 2
+    assert re.search(r"ranker must have settings out of .*experts.*; got expert$", ran.stderr.strip())
+    assert not list(tmp_path.iterdir())
+    assert "Traceback" not in ran.stderr
+
+
+def test_debugging_shows_where_an_error_arose() -> None:
+    ran = steelyard("evaluate", "nowhere", "log", STEELYARD_DEBUG="1")
+    assert ran.returncode == 1
+    assert "Traceback" in ran.stderr
+
+
+def test_check_reports_a_sound_log_as_json(shop: Shop, schema: Path) -> None:
+    ran = steelyard("check", shop.log, "--schema", schema, "--json")
+    assert ran.returncode == 0
+    report = json.loads(ran.stdout)
+    assert report["rows_read"] == report["rows_kept"] == 8_000
+
+
+def test_a_log_that_breaks_rules_fails_the_check_and_the_fit(shop: Shop, schema: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    log = pd.read_parquet(shop.log)
+    log["purchase"] = 1
+    log["click"] = 0
+    log.to_parquet(tmp_path / "log.parquet")
+    checked = steelyard("check", tmp_path / "log.parquet", "--schema", schema)
+    assert checked.returncode == 2
+    assert "conversions" in checked.stdout
+    fitted = steelyard("fit", tmp_path / "log.parquet", "--schema", schema, "--out", tmp_path / "out")
+    assert fitted.returncode == 2
+    assert "must be 0 where the label it is given is 0" in fitted.stderr
+    assert "Traceback" not in fitted.stderr
+
+
+def test_a_draft_is_a_schema(shop: Shop) -> None:
+    ran = steelyard("check", shop.log, "--draft")
+    assert ran.returncode == 0, ran.stderr
+    drafted = parse_schema(ran.stdout)
+    assert drafted.item == "item_id"
+    assert "# review" in ran.stdout
+
+
+def test_the_json_schema_knows_the_schema_s_keys() -> None:
+    ran = steelyard("check", "--json-schema")
+    assert {"columns", "objectives", "blend"} <= set(json.loads(ran.stdout)["properties"])
+
+
+def test_evaluate_prints_json_or_tables(shop: Shop) -> None:
+    arguments = ("evaluate", shop.bundle.folder, shop.test, "--replicates", 2)
+    figures = json.loads(steelyard(*arguments, "--json").stdout)["figures"]
+    assert {figure["system"] for figure in figures} == {"ranker", "popularity", "bayes"}
+    assert "AUC−½ / Bayes" in steelyard(*arguments).stdout
+
+
+def test_simulate_writes_a_log_a_test_log_and_their_schema(tmp_path: Path) -> None:
+    ran = steelyard("simulate", tmp_path / "shop", "--rows", 400, "--test-rows", 200, "--seed", 3)
+    assert ran.returncode == 0, ran.stderr
+    assert {path.name for path in (tmp_path / "shop").iterdir()} == {"log", "test", "schema.yaml"}
