@@ -19,7 +19,7 @@ _ID_END = r"(_?(id|no|code|key|uid|hash|number))?"
 _KEYS = {
     "request": rf"(request|impression|query|search|session|slate|invoice){_ID_END}",
     "user": rf"(user|customer|visitor|member|client|shopper){_ID_END}|uid",
-    "item": rf"(item|product|video|sku|article|listing|stock|movie|ad){_ID_END}|pid",
+    "item": rf"(item|product|video|sku|article|listing|movie|ad){_ID_END}|pid",
 }
 _LABEL = (
     r"click|purchase|bought|buy|order|conver|like|cart|follow|share|forward|comment|revenue|view|recommended|favou?rite|"

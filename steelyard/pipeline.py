@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from feature_eng.schema_file import load_schema, save_schema
 from feature_eng.splitting import Split
 from feature_eng.workflow import fit_workflow, load_workflow, save_workflow
 from models.export import export_ranker
-from models.ranker import save_ranker
+from models.ranker import Ranker, save_ranker
 from models.training import train
 from steelyard.bundle import Bundle, open_bundle, write_manifest
 from steelyard.evaluating import evaluate_parts, save_popularity
@@ -71,11 +72,12 @@ def fit(
 
     Raises:
         FileExistsError: the bundle exists.
-        ValueError: there is nothing to resume, or it was fitted with other arguments.
+        ValueError: a setting is unknown, there is nothing to resume, or it was fitted with other arguments.
         SchemaError: the log does not hold what the schema says.
     """
     if out.exists():
         raise FileExistsError(f"out must not exist yet; got {out}")
+    check_settings(options.training.get("ranker") or {})
     work = out.with_name(f"{out.name}.partial")
     _claim(work, paths, schema, options, resume)
     schema = _clean(paths, schema, work, options, report)
@@ -87,6 +89,18 @@ def fit(
     write_manifest(work, schema)
     work.replace(out)
     return open_bundle(out)
+
+
+def check_settings(ranker: Mapping[str, Any]) -> None:
+    """Refuse settings that no ranker has.
+
+    Raises:
+        ValueError: naming the setting, and those that there are.
+    """
+    known = [name for name, p in signature(Ranker).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
+    for name in ranker:
+        if name not in known:
+            raise ValueError(f"ranker must have settings out of {', '.join(known)}; got {name}")
 
 
 def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume: bool) -> None:
