@@ -21,6 +21,7 @@ from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 
+IMAGE_VARIABLE = "STEELYARD_TRITON_IMAGE"
 GRACE_S = 20.0
 POLL_S = 0.05
 LOG_TAIL = 25
@@ -40,11 +41,14 @@ class TritonServer:
 
 
 def find_tritonserver() -> TritonServer:
-    """Return the tritonserver on PATH, else the one that the nvidia-pytriton wheel carries.
+    """Return the tritonserver of the image that STEELYARD_TRITON_IMAGE names, else the one on PATH, else the wheel's.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: there is none.
     """
+    image = os.environ.get(IMAGE_VARIABLE)
+    if image:
+        return _in_container(image)
     on_path = shutil.which("tritonserver")
     if on_path:
         return TritonServer("tritonserver on PATH", (on_path,))
@@ -53,9 +57,38 @@ def find_tritonserver() -> TritonServer:
         package = Path(next(iter(spec.submodule_search_locations)))
         binary = package / "tritonserver" / "bin" / "tritonserver"
         if binary.is_file():
-            libraries = (package.parent / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR")))
+            libraries = (package.parent / "nvidia_pytriton.libs", _python_library())
             return TritonServer("tritonserver of the nvidia-pytriton wheel", (str(binary),), libraries, package)
-    raise FileNotFoundError("tritonserver must be on PATH or come with `pip install 'steelyard[server]'`; got neither")
+    raise FileNotFoundError(
+        f"tritonserver must be on PATH, come with `pip install 'steelyard[server]'`, or be in a container image that "
+        f"{IMAGE_VARIABLE} names; got none"
+    )
+
+
+def _python_library() -> Path:
+    """Return the folder of this Python's shared library, which the wheel's Python steps load."""
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    folder = Path(sysconfig.get_config_var("LIBDIR"))
+    try:
+        ctypes.CDLL(str(folder / name) if (folder / name).exists() else name)
+    except OSError:
+        raise FileNotFoundError(
+            f"Python must come with {name}, which tritonserver's steps load; got none in {folder} "
+            f"(on Debian or Ubuntu: apt install {name.split('.so')[0]})"
+        ) from None
+    return folder
+
+
+def _in_container(image: str) -> TritonServer:
+    """Return the tritonserver of an image, which must have steelyard installed; `{repository}` is mounted into it."""
+    engine = shutil.which("docker") or shutil.which("podman")
+    if engine is None:
+        raise FileNotFoundError(f"{IMAGE_VARIABLE} must find docker or podman on PATH; got neither for {image}")
+    mounted = ("--volume", "{repository}:{repository}:ro")
+    return TritonServer(
+        f"tritonserver in container {image}",
+        (engine, "run", "--rm", "--network=host", "--shm-size=1g", *mounted, image, "tritonserver"),
+    )
 
 
 class Running:
@@ -147,7 +180,9 @@ def start_server(
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="steelyard-triton-")))
         log = log or scratch / "tritonserver.log"
-        command = [*server.command, *_arguments(repository, host, ports)]
+        repository = repository.resolve()
+        command = [part.replace("{repository}", str(repository)) for part in server.command]
+        command += _arguments(repository, host, ports)
         if server.wheel:
             command.append(f"--backend-directory={_python_backend(server.wheel, scratch)}")
         process = _start(command, _environment(server), scratch, stack.enter_context(log.open("wb")))
@@ -161,7 +196,7 @@ def _arguments(repository: Path, host: str, ports: Mapping[str, int]) -> list[st
         f"--{name}-port={port}" for name, port in ports.items()
     ]
     return [
-        f"--model-repository={repository.resolve()}",
+        f"--model-repository={repository}",
         *listening,
         "--model-control-mode=none",
         "--strict-readiness=true",
