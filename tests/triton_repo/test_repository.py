@@ -1,0 +1,100 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from feature_eng.plan import Plan
+from feature_eng.simulator import shop_schema
+from tests.conftest import Shop
+from triton_repo.repository import write_repository
+
+
+def write(shop: Shop, folder: Path, **options: Any) -> Path:
+    bundle = shop.bundle
+    write_repository(folder, schema=bundle.schema, plan_dir=bundle.plan, ranker_path=bundle.ranker, **options)
+    return folder
+
+
+def config(folder: Path, model: str) -> pb.ModelConfig:
+    return text_format.Parse((folder / model / "config.pbtxt").read_text(), pb.ModelConfig())
+
+
+def test_the_ensemble_takes_one_user_and_any_number_of_items(shop: Shop, tmp_path: Path) -> None:
+    ensemble = config(write(shop, tmp_path / "models"), "ranking")
+    shapes = {tensor.name: list(tensor.dims) for tensor in ensemble.input}
+    assert shapes["user_id"] == shapes["device"] == shapes["timestamp"] == [1]
+    assert shapes["item_id"] == shapes["price"] == shapes["title"] == [-1]
+    assert shapes["history__values"] == [-1]
+    assert shapes["history__offsets"] == [2]
+    assert shapes["objective_weights"] == [3]
+    assert [tensor.name for tensor in ensemble.input if tensor.optional] == ["objective_weights"]
+    assert {tensor.name: list(tensor.dims) for tensor in ensemble.output} == {"scores": [-1], "predictions": [-1, 3]}
+    assert [step.model_name for step in ensemble.ensemble_scheduling.step] == ["preprocess", "rank", "blend"]
+
+
+def test_rank_and_blend_batch_the_rows_of_many_requests(shop: Shop, tmp_path: Path) -> None:
+    folder = write(shop, tmp_path / "models")
+    plan = Plan.load(shop.bundle.plan)
+    assert config(folder, "preprocess").max_batch_size == 0
+    for model in ("rank", "blend"):
+        assert config(folder, model).max_batch_size == 16_384
+        assert config(folder, model).HasField("dynamic_batching")
+    widths = {tensor.name: list(tensor.dims) for tensor in config(folder, "rank").input}
+    assert widths == {"categorical": [plan.layout.categorical_width], "continuous": [len(plan.layout.continuous)]}
+
+
+def test_for_libtorch_the_ranker_s_tensors_go_by_place(shop: Shop, tmp_path: Path) -> None:
+    folder = write(shop, tmp_path / "models", rank_backend="libtorch")
+    rank = config(folder, "rank")
+    assert (rank.backend, rank.platform) == ("pytorch", "pytorch_libtorch")
+    assert [tensor.name for tensor in rank.input] == ["INPUT__0", "INPUT__1"]
+    assert [path.name for path in (folder / "rank" / "1").iterdir()] == ["model.pt"]
+    step = config(folder, "ranking").ensemble_scheduling.step[1]
+    assert dict(step.input_map) == {"INPUT__0": "categorical", "INPUT__1": "continuous"}
+    assert dict(step.output_map) == {"OUTPUT__0": "predictions"}
+
+
+def test_a_client_can_read_the_schema_off_the_ensemble(shop: Shop, tmp_path: Path) -> None:
+    about = json.loads(config(write(shop, tmp_path / "m"), "ranking").parameters["steelyard"].string_value)
+    assert about["objectives"] == ["click", "purchase", "revenue"]
+    assert about["item"] == "item_id"
+    assert about["fingerprint"] == shop.bundle.fingerprint
+
+
+def test_a_new_repository_replaces_the_old_one_whole(shop: Shop, tmp_path: Path) -> None:
+    folder = write(shop, tmp_path / "models")
+    (folder / "stale").mkdir()
+    write(shop, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["blend", "preprocess", "rank", "ranking"]
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_candidates": 0}, "max_candidates must be 1 to 16384, the rows of a batch; got 0"),
+        ({"max_candidates": 20_000}, "max_candidates must be 1 to 16384, the rows of a batch; got 20000"),
+        ({"rank_backend": "onnx"}, "rank_backend must be python or libtorch; got onnx"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(shop: Shop, tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(shop, tmp_path / "models", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_of_another_schema_is_refused(shop: Shop, tmp_path: Path) -> None:
+    other = shop_schema().model_copy(update={"name": "other"})
+    with pytest.raises(ValueError, match=r"plan must have the schema's fingerprint .*; got"):
+        write_repository(tmp_path / "m", schema=other, plan_dir=shop.bundle.plan, ranker_path=shop.bundle.ranker)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_repository_holds_no_pickle(shop: Shop, tmp_path: Path) -> None:
+    names = {path.suffix for path in write(shop, tmp_path / "models").rglob("*") if path.is_file()}
+    assert names == {".pbtxt", ".py", ".json", ".npy", ".pt"}
+    shutil.rmtree(tmp_path / "models")
