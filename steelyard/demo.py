@@ -82,7 +82,7 @@ def side_by_side(client: RankingClient, user: Mapping[str, Any], items: list[dic
     tables = []
     for name, weights in WEIGHTINGS.items():
         ranking = client.rank(user=user, items=items, weights=weights)[:SHOWN_PLACES]
-        rows = [{"item": str(ranked.item), **ranked.predictions} for ranked in ranking]
+        rows = [{"item": ranked.item, **ranked.predictions} for ranked in ranking]
         tables.append(ranking_table(f"ranked for {name}", list(rows[0]), rows))
     both.add_row(*tables)
     both.title = f"user {user['user_id']}, {len(items)} candidates"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from feature_eng.log_report import LogReport
@@ -26,7 +27,9 @@ def log_tables(report: LogReport) -> Iterator[Table]:
         for name in ("check", "column", "rows", "policy", "done", "example"):
             checks.add_column(name, justify="right" if name == "rows" else "left")
         for found in report.checks:
-            checks.add_row(found.check, found.column, f"{found.found:,}", found.policy, found.done, found.example)
+            checks.add_row(
+                found.check, found.column, f"{found.found:,}", found.policy, found.done, escape(found.example)
+            )
         yield checks
 
 
@@ -52,7 +55,7 @@ def ranking_table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(*(value if isinstance(value, str) else _number(value) for value in (row[c] for c in columns)))
+        table.add_row(*(_number(v) if isinstance(v, float) else escape(str(v)) for v in (row[c] for c in columns)))
     return table
 
 
