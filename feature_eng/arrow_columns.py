@@ -21,7 +21,8 @@ def plan_columns(columns: Mapping[str, Any], inputs: Iterable[Input]) -> dict[st
     """
     arrays: dict[str, NDArray[Any]] = {}
     for given in inputs:
-        array = _whole(columns[given.name])
+        column = columns[given.name]
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if given.is_list:
             values, offsets = given.tensors
             arrays[values] = array.flatten().to_numpy(zero_copy_only=False)
@@ -29,8 +30,3 @@ def plan_columns(columns: Mapping[str, Any], inputs: Iterable[Input]) -> dict[st
         else:
             arrays[given.name] = array.to_numpy(zero_copy_only=False)
     return arrays
-
-
-def _whole(column: Any) -> pa.Array:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array

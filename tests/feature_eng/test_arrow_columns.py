@@ -1,0 +1,74 @@
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from feature_eng.arrow_columns import plan_columns
+from feature_eng.inputs import NULL_INT, Input
+
+INPUTS = (
+    Input("user", "user", "int64"),
+    Input("city", "user", "string"),
+    Input("price", "item", "float32"),
+    Input("history", "user", "int64", is_list=True),
+    Input("tags", "item", "string", is_list=True),
+)
+HISTORY, TAGS = [[], [1, 2], [3], []], [["é"], [], ["", "b"], ["c"]]
+TABLE = pa.table(
+    {
+        "user": pa.array([1, NULL_INT, 3, 4], pa.int64()),
+        "city": ["", "Köln", "b", "c"],
+        "price": pa.array([1.5, float("nan"), 0.0, -2.0], pa.float32()),
+        "history": pa.array(HISTORY, pa.list_(pa.int64())),
+        "tags": pa.array(TAGS, pa.list_(pa.string())),
+    }
+)
+
+
+def check(table: pa.Table, rows: slice = slice(None)) -> None:
+    found = plan_columns(table, INPUTS)
+    assert list(found) == [
+        "user",
+        "city",
+        "price",
+        "history__values",
+        "history__offsets",
+        "tags__values",
+        "tags__offsets",
+    ]
+    assert found["user"].tolist() == [1, NULL_INT, 3, 4][rows]
+    assert found["user"].dtype == np.int64
+    assert found["city"].tolist() == ["", "Köln", "b", "c"][rows]
+    np.testing.assert_array_equal(found["price"], np.array([1.5, np.nan, 0, -2], np.float32)[rows])
+    assert found["price"].dtype == np.float32
+    for name, lists in (("history", HISTORY[rows]), ("tags", TAGS[rows])):
+        offsets, values = found[f"{name}__offsets"], found[f"{name}__values"].tolist()
+        assert offsets.dtype == np.int64
+        assert offsets[0] == 0
+        assert [values[a:b] for a, b in pairwise(offsets)] == lists
+
+
+def test_columns_become_arrays_and_lists_become_values_and_offsets() -> None:
+    check(TABLE)
+
+
+def test_chunks_are_joined() -> None:
+    check(pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1, 2), TABLE.slice(3)]))
+
+
+def test_a_slice_gives_its_own_rows_alone() -> None:
+    check(TABLE.slice(1, 2), slice(1, 3))
+    check(TABLE.slice(0, 1), slice(0, 1))
+
+
+def test_columns_of_nothing_but_empty_lists_have_no_values() -> None:
+    empty = {"history": pa.array([[], []], pa.list_(pa.int64())), "tags": pa.array([[], []], pa.list_(pa.string()))}
+    found = plan_columns(empty, INPUTS[3:])
+    for name in ("history", "tags"):
+        assert found[f"{name}__values"].tolist() == []
+        assert found[f"{name}__offsets"].tolist() == [0, 0, 0]
+
+
+def test_no_rows_become_empty_arrays() -> None:
+    check(TABLE.slice(0, 0), slice(0, 0))
+    check(TABLE.schema.empty_table(), slice(0, 0))
