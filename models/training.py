@@ -127,9 +127,9 @@ def train(
         seed=seed,
     )
     checkpoints = out / "checkpoints"
-    if not resume:
-        shutil.rmtree(checkpoints, ignore_errors=True)
     last = checkpoints / "last.ckpt"
+    if not (resume and last.exists()):
+        shutil.rmtree(checkpoints, ignore_errors=True)
     shown = progress and sys.stderr.isatty()
     with _quiet():
         trainer = pl.Trainer(

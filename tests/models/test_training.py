@@ -152,6 +152,14 @@ def test_an_interrupted_run_resumes_to_the_same_weights(
     assert same_weights(resumed.ranker, undisturbed.ranker)
 
 
+def test_a_best_epoch_of_a_run_that_cannot_be_resumed_is_forgotten(shop: Path, tmp_path: Path) -> None:
+    undisturbed = fit(shop, tmp_path / "undisturbed", epochs=2)
+    fit(shop, tmp_path / "cut", epochs=1)
+    (tmp_path / "cut" / "checkpoints" / "last.ckpt").unlink()
+    resumed = fit(shop, tmp_path / "cut", epochs=2, resume=True)
+    assert same_weights(resumed.ranker, undisturbed.ranker)
+
+
 KILLED = """
 import sys
 from pathlib import Path
