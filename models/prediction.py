@@ -43,8 +43,18 @@ class Predictor:
         return predictions
 
 
-@lru_cache(maxsize=2)
 def load_predictor(plan: Path, ranker: Path) -> Predictor:
-    """Read a plan's folder and a TorchScript file, onto the GPU if there is one; one copy a process."""
+    """Read a plan's folder and a TorchScript file, onto the GPU if there is one; once a process while they stay."""
+    return _loaded(plan, ranker, _version(plan / "plan.json"), _version(ranker))
+
+
+@lru_cache(maxsize=2)
+def _loaded(plan: Path, ranker: Path, *versions: tuple[int, ...]) -> Predictor:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(Plan.load(plan), torch.jit.load(str(ranker), map_location=device), device)
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced, as a bundle's are when it is fitted anew."""
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 
 from feature_eng.arrow_columns import plan_columns
 from models import prediction
+from models.export import export_ranker
 from models.prediction import load_predictor
 from models.ranker import load_ranker
 from tests.conftest import Shop
@@ -38,3 +40,16 @@ def test_batches_give_what_one_pass_gives(shop: Shop, monkeypatch: pytest.Monkey
 def test_a_process_keeps_one_copy_of_a_predictor(shop: Shop) -> None:
     first = load_predictor(shop.bundle.plan, shop.bundle.ranker)
     assert load_predictor(Path(shop.bundle.plan), Path(shop.bundle.ranker)) is first
+
+
+def test_a_bundle_that_was_replaced_is_read_anew(shop: Shop, tmp_path: Path) -> None:
+    table = pq.read_table(shop.test).slice(0, 50)
+    columns = plan_columns(table, shop.bundle.schema.inputs)
+    shutil.copytree(shop.bundle.plan, tmp_path / "plan")
+    export_ranker(load_ranker(shop.bundle.folder / "ranker"), tmp_path / "ranker.pt")
+    before = load_predictor(tmp_path / "plan", tmp_path / "ranker.pt").predict(columns, 50)
+    other = load_ranker(shop.bundle.folder / "ranker")
+    with torch.no_grad():
+        other.heads.bias += 1
+    export_ranker(other, tmp_path / "ranker.pt")
+    assert (load_predictor(tmp_path / "plan", tmp_path / "ranker.pt").predict(columns, 50) > before).all()
