@@ -24,17 +24,26 @@ from triton_repo.server import find_tritonserver, start_server
 
 WEIGHTINGS: dict[str, dict[str, float]] = {"clicks": {"click": 1.0}, "revenue": {"revenue": 1.0}}
 SHOWN_REQUESTS, SHOWN_PLACES = 2, 8
+LEFT = {"log", "test", "schema.yaml", "bundle", "bundle.partial", "tritonserver.log"}
 
 
 def run_demo(out: Path, rows: int) -> None:
-    """Simulate, fit, evaluate, export, serve and rank; everything is left in `out`, nothing is left running."""
+    """Simulate, fit, evaluate, export, serve and rank; everything is left in `out`, nothing is left running.
+
+    Args:
+        out: a new folder, or an earlier demo's, which is replaced.
+        rows: impressions to simulate.
+
+    Raises:
+        FileExistsError: `out` holds what no demo left there.
+    """
+    _clear(out)
     console = Console()
     started = time.monotonic()
 
     def step(title: str) -> None:
         console.print(f"[bold]{time.monotonic() - started:5.0f} s  {title}[/]")
 
-    shutil.rmtree(out, ignore_errors=True)
     step(f"simulating a shop: {rows:,} impressions")
     simulate(out / "log", rows=rows, seed=0)
     simulate_after(out / "log", out / "test", rows=max(rows // 5, 1))
@@ -58,6 +67,13 @@ def run_demo(out: Path, rows: int) -> None:
             for user, items in requests_of(out / "test", bundle.schema, SHOWN_REQUESTS):
                 console.print(side_by_side(client, user, items))
     step("stopped the server; done")
+
+
+def _clear(out: Path) -> None:
+    foreign = sorted({path.name for path in out.iterdir()} - LEFT) if out.exists() else []
+    if foreign:
+        raise FileExistsError(f"out must be a new folder or an earlier demo's; got {out}, which holds {foreign[0]}")
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def requests_of(log: Path, schema: Schema, count: int) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:

@@ -55,6 +55,7 @@ def write_repository(
 
     Raises:
         ValueError: an option is out of range, or the plan is of another schema.
+        FileExistsError: the folder holds something that is no model repository of ours.
     """
     if not 1 <= max_candidates <= max_batch_rows:
         raise ValueError(f"max_candidates must be 1 to {max_batch_rows}, the rows of a batch; got {max_candidates}")
@@ -64,6 +65,8 @@ def write_repository(
     if plan.fingerprint != schema.fingerprint:
         raise ValueError(f"plan must have the schema's fingerprint {schema.fingerprint}; got {plan.fingerprint}")
     folder = Path(folder)
+    if folder.exists() and not (folder / ENSEMBLE / "config.pbtxt").exists():
+        raise FileExistsError(f"folder must be new or a model repository of a ranker; got {folder}, which is neither")
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     about = _about(schema, max_candidates)
