@@ -29,7 +29,8 @@ from models.training import train
 from steelyard.bundle import Bundle, open_bundle, write_manifest
 from steelyard.evaluating import evaluate_parts, save_popularity
 
-STAGES = ("log", "features", "training")
+# Under a run's folder: what becomes the bundle, beside the stages that only lead there.
+BUNDLE = "bundle"
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,9 @@ def fit(
     schema = _clean(paths, schema, work, options, report)
     plan = _features(schema, work, report)
     _train(schema, plan, work, options, resume, report)
-    for stage in STAGES:
-        shutil.rmtree(work / stage, ignore_errors=True)
-    (work / "run.json").unlink()
-    write_manifest(work, schema)
-    work.replace(out)
+    write_manifest(work / BUNDLE, schema)
+    (work / BUNDLE).replace(out)
+    shutil.rmtree(work)
     return open_bundle(out)
 
 
@@ -117,18 +116,19 @@ def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume
             raise ValueError(f"resume must have the arguments of the unfinished run; got other {', '.join(changed)}")
         return
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    (work / BUNDLE).mkdir(parents=True)
     record.write_text(json.dumps(run), encoding="utf-8")
 
 
 def _clean(paths: Paths, schema: Schema, work: Path, options: FitOptions, report: Callable[[str], None]) -> Schema:
     """Write the cleaned log and the schema with its dtypes, unless an earlier run did."""
-    done = work / "schema.yaml"
+    done = work / BUNDLE / "schema.yaml"
     if not done.exists():
         prepared = prepare_log(
             paths, schema, work / "log", policies=options.policies, split=options.split, fraction=options.validation
         )
-        (work / "data_report.json").write_text(prepared.report.model_dump_json(indent=1), encoding="utf-8")
+        data_report = prepared.report.model_dump_json(indent=1)
+        (work / BUNDLE / "data_report.json").write_text(data_report, encoding="utf-8")
         beside = work / ".schema.partial"
         save_schema(prepared.schema, beside)
         beside.replace(done)
@@ -139,12 +139,13 @@ def _clean(paths: Paths, schema: Schema, work: Path, options: FitOptions, report
 
 def _features(schema: Schema, work: Path, report: Callable[[str], None]) -> Plan:
     """Fit and compile the workflow and pack the features, unless an earlier run did."""
-    if not (work / "plan").exists():
+    bundle = work / BUNDLE
+    if not (bundle / "plan").exists():
         workflow = fit_workflow(schema, work / "log" / "train")
-        shutil.rmtree(work / "workflow", ignore_errors=True)
-        save_workflow(workflow, work / "workflow")
-        lower(workflow, schema).save(work / "plan")
-    plan = Plan.load(work / "plan")
+        shutil.rmtree(bundle / "workflow", ignore_errors=True)
+        save_workflow(workflow, bundle / "workflow")
+        lower(workflow, schema).save(bundle / "plan")
+    plan = Plan.load(bundle / "plan")
     width = plan.layout.categorical_width
     report(f"features: {width} categorical and {len(plan.layout.continuous)} continuous columns")
     sides = {"train": None, "validation": as_served(plan, schema)}
@@ -152,7 +153,7 @@ def _features(schema: Schema, work: Path, report: Callable[[str], None]) -> Plan
         log, out = work / "log" / side, work / "features" / side
         if out.exists() or not _rows(log):
             continue
-        compute = compute or out_of_fold(load_workflow(work / "workflow"), plan.layout)
+        compute = compute or out_of_fold(load_workflow(bundle / "workflow"), plan.layout)
         with row_bar(f"{side} features", _rows(log)) as advance:
             write_features(compute, log, [o.label for o in schema.objectives], plan.layout, out, advance)
     return plan
@@ -173,15 +174,16 @@ def _train(
         resume=resume,
         **options.training,
     )
-    save_ranker(trained.ranker, work / "ranker")
-    export_ranker(trained.ranker, work / "ranker" / "ranker.pt")
+    bundle = work / BUNDLE
+    save_ranker(trained.ranker, bundle / "ranker")
+    export_ranker(trained.ranker, bundle / "ranker" / "ranker.pt")
     report(f"ranker: best epoch {trained.best_epoch + 1} of {len(trained.history)}")
-    save_popularity(schema, work / "log" / "train", work / "popularity.npz")
+    save_popularity(schema, work / "log" / "train", bundle / "popularity.npz")
     metrics: dict[str, Any] = {"history": list(trained.history)}
     if validation.exists():
-        parts = (work / "plan", work / "ranker" / "ranker.pt", work / "popularity.npz")
+        parts = (bundle / "plan", bundle / "ranker" / "ranker.pt", bundle / "popularity.npz")
         metrics["validation"] = evaluate_parts(schema, *parts, work / "log" / "validation").to_json()
-    (work / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    (bundle / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
 
 
 def _rows(folder: Path) -> int:

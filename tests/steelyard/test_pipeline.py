@@ -36,6 +36,25 @@ def test_there_must_be_something_to_resume(shop: Shop, tmp_path: Path) -> None:
         fit(str(shop.log), shop_schema(), tmp_path / "bundle", OPTIONS, resume=True)
 
 
+@pytest.mark.parametrize("step", ["prepare_log", "lower", "write_features", "export_ranker", "write_manifest"])
+def test_a_fit_stopped_at_any_step_resumes_to_the_same_bundle(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise InterruptedError
+
+    out = tmp_path / "bundle"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"steelyard.pipeline.{step}", stop)
+        with pytest.raises(InterruptedError):
+            fit(str(shop.log), shop_schema(), out, OPTIONS)
+    assert not out.exists()
+    bundle = fit(str(shop.log), shop_schema(), out, OPTIONS, resume=True)
+    assert weights(bundle.folder) == weights(shop.bundle.folder)
+    assert (out / "metrics.json").read_text() == (shop.bundle.folder / "metrics.json").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -61,12 +80,13 @@ def test_a_fit_killed_in_training_resumes_to_the_same_ranker(shop: Shop, tmp_pat
     while time.monotonic() < deadline and not list(checkpoints.rglob("*.ckpt")):
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
-    killed.wait(30)
+    assert killed.wait(30) == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
     with pytest.raises(ValueError, match="resume must have the arguments of the unfinished run; got other validation"):
         fit(str(shop.log), shop_schema(), tmp_path / "killed", FitOptions(validation=0.2), resume=True)
     assert run(shop, tmp_path / "killed", "resume").wait(200) == 0
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"killed", "whole"}
 
 
 @pytest.mark.slow
