@@ -105,6 +105,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise BundleError(f"bundle {folder} must have format {FORMAT}; got {found}")
+    if not {"fingerprint", "files"} <= manifest.keys():
+        raise BundleError(f"{path} must have fingerprint and files; got {', '.join(manifest)}")
     return manifest
 
 

@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def flipped(name: str) -> Callable[[Path], None]:
         (lambda f: (f / "manifest.json").write_text("{"), "manifest.json must be JSON"),
         (lambda f: (f / "manifest.json").write_text("[]"), r"must have format 1; got \[\]"),
         (lambda f: manifest(f, format=2), "must have format 1; got 2"),
+        (lambda f: (f / "manifest.json").write_text('{"format": 1}'), "must have fingerprint and files; got format"),
         (lambda f: (f / "ranker" / "ranker.pt").unlink(), "must hold ranker/ranker.pt; got none"),
         (flipped("ranker/ranker.pt"), "must be as it was written; got another ranker/ranker.pt"),
         (flipped("workflow/workflow.pkl"), "must be as it was written; got another workflow/workflow.pkl"),
@@ -54,6 +56,27 @@ def test_a_spoiled_bundle_is_refused(copied: Path, spoil: Callable[[Path], None]
     spoil(copied)
     with pytest.raises(BundleError, match=message):
         open_bundle(copied)
+
+
+def test_a_replaced_workflow_is_refused_before_it_could_run(copied: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "sprung",)  # type: ignore[return-value]
+
+    (copied / "workflow" / "workflow.pkl").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(BundleError, match=r"got another workflow/workflow\.pkl"):
+        open_bundle(copied)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_opening_a_bundle_unpickles_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("unpickled")
+
+    for module in ("pickle", "cloudpickle"):
+        for name in ("load", "loads"):
+            monkeypatch.setattr(f"{module}.{name}", refuse)
+    open_bundle(shop.bundle.folder)
 
 
 def test_the_plan_of_another_schema_is_refused(copied: Path) -> None:
