@@ -56,7 +56,7 @@ def score_log(
         log: opened with the bundle's schema; it needs neither labels nor checks.
         scoring: what is computed.
         out: folder that must not exist yet.
-        identity: a digest of the plan and the ranker; a resumed job must have the same.
+        identity: what stands for the plan and the ranker; a resumed job must have the same.
         advance: called with the rows of each piece that is done, at once for those of an earlier run.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,9 +38,9 @@ def score_with_bundle(
         weights=tuple(map(float, vector)),
         kind=schema.blend.kind,
     )
-    files = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    identity = hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()
     started = time.monotonic()
     log = open_log(paths, schema, labels=False)
     with row_bar("scored", sum(piece.rows for piece in log.pieces)) as advance:
-        rows = score_log(log, scoring, out, identity=files["ranker/ranker.pt"], advance=advance)
+        rows = score_log(log, scoring, out, identity=identity, advance=advance)
     return rows, time.monotonic() - started
