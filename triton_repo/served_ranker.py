@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,7 @@ def _columns(items: Items) -> Mapping[str, Any]:
     if isinstance(items, Mapping):
         return items
     if hasattr(items, "columns"):
-        return {str(name): items[name].tolist() for name in items.columns}
+        return {str(name): items[name].to_numpy(dtype=object, na_value=None).tolist() for name in items.columns}
     rows = list(items)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
@@ -131,9 +131,17 @@ def _arrays(given: Input, values: Any) -> Iterator[Array]:
     if not given.is_list:
         yield _array(given, values)
         return
-    lists = [[] if row is None else list(row) for row in values]
+    lists = [_list(given, row) for row in values]
     yield _array(given, [value for row in lists for value in row])
     yield np.cumsum([0, *map(len, lists)], dtype=np.int64)
+
+
+def _list(given: Input, row: Any) -> list[Any]:
+    if row is None or (isinstance(row, float) and np.isnan(row)):
+        return []
+    if isinstance(row, (str, bytes)) or not isinstance(row, Iterable):
+        raise ValueError(f"{given.name} must hold lists of {given.dtype} values; got {row!r}")
+    return list(row)
 
 
 def _array(given: Input, values: Any) -> Array:
@@ -153,9 +161,15 @@ def _encoded(dtype: str, value: Any) -> Any:
         return np.nan if null else float(value)
     if null:
         return NULL_INT
-    if isinstance(value, datetime):
-        moment = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-        return int(moment.timestamp() * 1000)
+    if isinstance(value, (date, np.datetime64)):
+        return _milliseconds(value)
     if int(value) != value:
         raise ValueError(f"{value!r}, which is no whole number")
     return int(value)
+
+
+def _milliseconds(moment: date | np.datetime64) -> int:
+    """Return the whole milliseconds from 1970 UTC to a moment, which is in UTC where it names no zone."""
+    if isinstance(moment, datetime) and moment.tzinfo:
+        moment = moment.astimezone(timezone.utc).replace(tzinfo=None)
+    return int(np.datetime64(moment, "ms").astype(np.int64))
