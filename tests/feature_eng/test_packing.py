@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from feature_eng.layout import Layout, Slot
+from feature_eng.logs import prepare_log
+from feature_eng.packing import as_served, out_of_fold, pack, write_features
+from feature_eng.plan import Plan
+from feature_eng.workflow import load_workflow
+from tests.conftest import Shop
+
+STATISTICS = {"item_ctr", "item_purchase_rate", "user_ctr", "item_impressions"} | {
+    "user_category_ctr",
+    "segment_category_ctr",
+    "segment_item_ctr",
+}
+
+
+def test_a_frame_is_packed_in_the_layout_s_order() -> None:
+    layout = Layout((Slot("b", 9, width=2), Slot("a", 9)), ("x",))
+    frame = pd.DataFrame({"a": [1], "x": [0.5], "b__1": [3], "b__0": [2]})
+    categorical, continuous = pack(frame, layout)
+    assert categorical.tolist() == [[2, 3, 1]]
+    assert continuous.tolist() == [[0.5]]
+
+
+def test_a_shop_without_numbers_gets_a_column_of_zeros() -> None:
+    _, continuous = pack(pd.DataFrame({"a": [1, 2]}), Layout((Slot("a", 9),), ("zero",)))
+    assert continuous.tolist() == [[0.0], [0.0]]
+
+
+@pytest.fixture(scope="module")
+def features(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
+    folder = tmp_path_factory.mktemp("packing")
+    schema, plan = shop.bundle.schema, Plan.load(shop.bundle.plan)
+    log = prepare_log(str(shop.log), schema, folder / "log", fraction=0.0).train
+    labels = [objective.label for objective in schema.objectives]
+    computing = {
+        "training": out_of_fold(load_workflow(shop.bundle.workflow), plan.layout),
+        "served": as_served(plan, schema),
+    }
+    done: list[int] = []
+    for name, compute in computing.items():
+        assert write_features(compute, log, labels, plan.layout, folder / name, done.append) == 8_000
+    assert sum(done) == 2 * 8_000
+    assert sorted(path.name for path in folder.iterdir()) == ["log", "served", "training"]
+    return folder, plan
+
+
+def test_labels_stand_beside_the_features_of_their_rows(features: tuple[Path, Plan]) -> None:
+    folder, _ = features
+    log = pq.read_table(folder / "log" / "train").to_pandas()
+    labels = np.load(folder / "served" / "labels.npy")
+    np.testing.assert_array_equal(labels[:, 0], log["click"])
+    np.testing.assert_array_equal(labels[:, 2], log["order_value"])
+
+
+def test_training_differs_from_serving_in_statistics_alone(features: tuple[Path, Plan]) -> None:
+    folder, plan = features
+    training, served = (
+        [np.load(folder / side / f"{name}.npy") for name in ("categorical", "continuous")]
+        for side in ("training", "served")
+    )
+    np.testing.assert_array_equal(training[0], served[0])
+    for index, name in enumerate(plan.layout.continuous):
+        same = np.allclose(training[1][:, index], served[1][:, index], rtol=1e-5, atol=1e-6)
+        assert same == (name not in STATISTICS), name
