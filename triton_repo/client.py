@@ -13,10 +13,10 @@ from typing import Any
 from aiohttp import ClientError
 from tritonclient.utils import InferenceServerException
 
-from triton_repo.repository import ENSEMBLE
+from triton_repo.repository import ENSEMBLE, PREDICTIONS, SCORES
 from triton_repo.served_ranker import Items, RankedItem, RankingError, Row, ServedRanker
 
-OUTPUTS = ("scores", "predictions")
+OUTPUTS = (SCORES, PREDICTIONS)
 
 # gRPC wraps its failures; over HTTP come those of sockets, of two HTTP libraries, and of JSON that is none.
 _FAILURES = (InferenceServerException, OSError, asyncio.TimeoutError, HTTPException, ClientError, ValueError)

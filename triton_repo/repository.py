@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +19,15 @@ from triton_repo import steps
 
 ENSEMBLE = "ranking"
 WEIGHTS = "objective_weights"
+SCORES = "scores"
+PREDICTIONS = "predictions"
 TYPES = {"int64": pb.TYPE_INT64, "string": pb.TYPE_STRING, "float32": pb.TYPE_FP32}
 
 Backend = Literal["python", "libtorch"]
 
 # libtorch knows a TorchScript's tensors by place alone
 _RANK_TENSORS: dict[Backend, tuple[tuple[str, str], str]] = {
-    "python": (("categorical", "continuous"), "predictions"),
+    "python": (("categorical", "continuous"), PREDICTIONS),
     "libtorch": (("INPUT__0", "INPUT__1"), "OUTPUT__0"),
 }
 
@@ -54,28 +56,32 @@ def write_repository(
         rank_threads: CPU threads of the ranker.
 
     Raises:
-        ValueError: an option is out of range, or the plan is of another schema.
+        ValueError: an option is out of range, the plan is of another schema, or two tensors would have one name.
         FileExistsError: the folder holds something that is no model repository of ours.
     """
     if not 1 <= max_candidates <= max_batch_rows:
         raise ValueError(f"max_candidates must be 1 to {max_batch_rows}, the rows of a batch; got {max_candidates}")
     if rank_backend not in ("python", "libtorch"):
         raise ValueError(f"rank_backend must be python or libtorch; got {rank_backend}")
+    if rank_threads < 1:
+        raise ValueError(f"rank_threads must be at least 1; got {rank_threads}")
     plan = Plan.load(plan_dir)
     if plan.fingerprint != schema.fingerprint:
         raise ValueError(f"plan must have the schema's fingerprint {schema.fingerprint}; got {plan.fingerprint}")
+    _check_names(plan.inputs)
     folder = Path(folder)
     if folder.exists() and not (folder / ENSEMBLE / "config.pbtxt").exists():
         raise FileExistsError(f"folder must be new or a model repository of a ranker; got {folder}, which is neither")
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     about = _about(schema, max_candidates)
-    digest = hashlib.sha256(ranker_path.read_bytes()).hexdigest()
+    checked = about | {"sha256": _digest(plan_dir / "plan.json")}
+    settings = {"sha256": _digest(ranker_path), "threads": rank_threads}
     widths = {"categorical": plan.layout.categorical_width, "continuous": len(plan.layout.continuous)}
     objectives = len(schema.objectives)
     models = (
-        _preprocess(plan.inputs, widths, objectives, about),
-        _rank(widths, objectives, max_batch_rows, rank_backend, {"sha256": digest, "threads": rank_threads}),
+        _preprocess(plan.inputs, widths, objectives, checked),
+        _rank(widths, objectives, max_batch_rows, rank_backend, settings),
         _blend(objectives, max_batch_rows, {"blend": schema.blend.kind}),
         _ensemble(plan.inputs, objectives, rank_backend, about),
     )
@@ -89,8 +95,20 @@ def write_repository(
     shutil.copytree(plan_dir, beside / "preprocess" / "1" / "plan")
     shutil.copyfile(ranker_path, beside / "rank" / "1" / ("ranker.pt" if rank_backend == "python" else "model.pt"))
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     beside.replace(folder)
+
+
+def _check_names(inputs: Sequence[Input]) -> None:
+    """Refuse inputs that share a name with another tensor of the ensemble, which would answer one for the other."""
+    taken = {WEIGHTS, SCORES, PREDICTIONS}
+    for name in (name for given in inputs for name in given.tensors):
+        if name in taken:
+            raise ValueError(f"column must have a name that no other tensor of the ensemble has; got {name}")
+        taken.add(name)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _about(schema: Schema, max_candidates: int) -> dict[str, Any]:
@@ -162,9 +180,9 @@ def _blend(objectives: int, rows: int, about: Mapping[str, Any]) -> pb.ModelConf
         backend="python",
         max_batch_size=rows,
         input=[
-            pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[objectives]) for name in ("predictions", "weights")
+            pb.ModelInput(name=name, data_type=pb.TYPE_FP32, dims=[objectives]) for name in (PREDICTIONS, "weights")
         ],
-        output=[pb.ModelOutput(name="scores", data_type=pb.TYPE_FP32, dims=[1])],
+        output=[pb.ModelOutput(name=SCORES, data_type=pb.TYPE_FP32, dims=[1])],
         dynamic_batching=pb.ModelDynamicBatching(),
         instance_group=[pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=1)],
         parameters=_parameters(about),
@@ -173,22 +191,22 @@ def _blend(objectives: int, rows: int, about: Mapping[str, Any]) -> pb.ModelConf
 
 def _ensemble(inputs: Sequence[Input], objectives: int, backend: Backend, about: Mapping[str, Any]) -> pb.ModelConfig:
     requested = _request_inputs(inputs, objectives)
-    names = [tensor.name for tensor in requested]
-    packed = ("categorical", "continuous", "weights")
+    names = {tensor.name: tensor.name for tensor in requested}
+    packed = {name: f"_{name}" for name in ("categorical", "continuous", "weights")}  # no column begins with _
     rank_inputs, rank_output = _RANK_TENSORS[backend]
     return pb.ModelConfig(
         name=ENSEMBLE,
         platform="ensemble",
         input=requested,
         output=[
-            pb.ModelOutput(name="scores", data_type=pb.TYPE_FP32, dims=[-1]),
-            pb.ModelOutput(name="predictions", data_type=pb.TYPE_FP32, dims=[-1, objectives]),
+            pb.ModelOutput(name=SCORES, data_type=pb.TYPE_FP32, dims=[-1]),
+            pb.ModelOutput(name=PREDICTIONS, data_type=pb.TYPE_FP32, dims=[-1, objectives]),
         ],
         ensemble_scheduling=pb.ModelEnsembling(
             step=[
-                _step("preprocess", _same(names), _same(packed)),
-                _step("rank", dict(zip(rank_inputs, packed, strict=False)), {rank_output: "predictions"}),
-                _step("blend", _same(["predictions", "weights"]), _same(["scores"])),
+                _step("preprocess", names, packed),
+                _step("rank", dict(zip(rank_inputs, packed.values(), strict=False)), {rank_output: PREDICTIONS}),
+                _step("blend", {PREDICTIONS: PREDICTIONS, "weights": packed["weights"]}, {SCORES: SCORES}),
             ]
         ),
         parameters=_parameters(about),
@@ -197,10 +215,6 @@ def _ensemble(inputs: Sequence[Input], objectives: int, backend: Backend, about:
 
 def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Any:
     return pb.ModelEnsembling.Step(model_name=model, model_version=-1, input_map=inputs, output_map=outputs)
-
-
-def _same(names: Iterable[str]) -> dict[str, str]:
-    return {name: name for name in names}
 
 
 def _request_inputs(inputs: Sequence[Input], objectives: int) -> list[pb.ModelInput]:

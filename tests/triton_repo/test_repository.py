@@ -1,5 +1,5 @@
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_for_libtorch_the_ranker_s_tensors_go_by_place(shop: Shop, tmp_path: Pat
     assert [tensor.name for tensor in rank.input] == ["INPUT__0", "INPUT__1"]
     assert [path.name for path in (folder / "rank" / "1").iterdir()] == ["model.pt"]
     step = config(folder, "ranking").ensemble_scheduling.step[1]
-    assert dict(step.input_map) == {"INPUT__0": "categorical", "INPUT__1": "continuous"}
+    assert dict(step.input_map) == {"INPUT__0": "_categorical", "INPUT__1": "_continuous"}
     assert dict(step.output_map) == {"OUTPUT__0": "predictions"}
 
 
@@ -78,6 +78,7 @@ def test_a_new_repository_replaces_the_old_one_whole(shop: Shop, tmp_path: Path)
     [
         ({"max_candidates": 0}, "max_candidates must be 1 to 16384, the rows of a batch; got 0"),
         ({"max_candidates": 20_000}, "max_candidates must be 1 to 16384, the rows of a batch; got 20000"),
+        ({"rank_threads": 0}, "rank_threads must be at least 1; got 0"),
         ({"rank_backend": "onnx"}, "rank_backend must be python or libtorch; got onnx"),
     ],
 )
@@ -94,7 +95,37 @@ def test_the_plan_of_another_schema_is_refused(shop: Shop, tmp_path: Path) -> No
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("name", ["scores", "predictions", "objective_weights", "history__values"])
+def test_a_column_with_the_name_of_another_tensor_is_refused(shop: Shop, tmp_path: Path, name: str) -> None:
+    plan = Plan.load(shop.bundle.plan)
+    taking = tuple(dataclasses.replace(i, name=name) if i.name == "price" else i for i in plan.inputs)
+    rename = [
+        dataclasses.replace(s, inputs=tuple(name if i == "price" else i for i in s.inputs)) for s in plan.instructions
+    ]
+    dataclasses.replace(plan, inputs=taking, instructions=tuple(rename)).save(tmp_path / "plan")
+    message = f"column must have a name that no other tensor of the ensemble has; got {name}"
+    with pytest.raises(ValueError, match=message):
+        write_repository(
+            tmp_path / "m", schema=shop.bundle.schema, plan_dir=tmp_path / "plan", ranker_path=shop.bundle.ranker
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_no_column_can_have_the_name_of_a_tensor_between_the_steps(shop: Shop, tmp_path: Path) -> None:
+    ensemble = config(write(shop, tmp_path / "m"), "ranking")
+    steps = ensemble.ensemble_scheduling.step
+    between = {name for step in steps for name in step.output_map.values()} - {"scores", "predictions"}
+    assert between == {"_categorical", "_continuous", "_weights"}
+
+
+def test_a_folder_that_holds_something_else_is_not_replaced(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").touch()
+    with pytest.raises(FileExistsError, match="folder must be new or a model repository of a ranker; got"):
+        write(shop, tmp_path / "photos")
+    assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
 def test_a_repository_holds_no_pickle(shop: Shop, tmp_path: Path) -> None:
     names = {path.suffix for path in write(shop, tmp_path / "models").rglob("*") if path.is_file()}
     assert names == {".pbtxt", ".py", ".json", ".npy", ".pt"}
-    shutil.rmtree(tmp_path / "models")

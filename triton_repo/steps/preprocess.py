@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ class TritonPythonModel:
     """Runs the compiled plan; unbatched, since each request has candidates of its own number."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the plan and check that it is the repository's."""
+        """Load the plan, unless it is not the one that the repository was written with."""
         settings = json.loads(json.loads(args["model_config"])["parameters"]["steelyard"]["string_value"])
-        self.plan = Plan.load(Path(args["model_repository"]) / args["model_version"] / "plan")
-        if self.plan.fingerprint != settings["fingerprint"]:
-            raise ValueError(f"plan must have fingerprint {settings['fingerprint']}; got {self.plan.fingerprint}")
+        folder = Path(args["model_repository"]) / args["model_version"] / "plan"
+        digest = hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()
+        if digest != settings["sha256"]:
+            raise ValueError(f"{folder / 'plan.json'} must have checksum {settings['sha256']}; got {digest}")
+        self.plan = Plan.load(folder)  # which checks its arrays against plan.json
         self.names = settings["objectives"]
         self.default_weights = np.array(settings["weights"], dtype=np.float32)
         self.max_candidates = settings["max_candidates"]

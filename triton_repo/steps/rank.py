@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ class TritonPythonModel:
         """Load the ranker, unless its file is not the one that the repository was written with."""
         settings = json.loads(json.loads(args["model_config"])["parameters"]["steelyard"]["string_value"])
         path = Path(args["model_repository"]) / args["model_version"] / "ranker.pt"
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
         if digest != settings["sha256"]:
             raise ValueError(f"{path} must have checksum {settings['sha256']}; got {digest}")
         torch.set_num_threads(settings["threads"])
         on_gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
-        self.ranker = torch.jit.load(str(path), map_location=self.device)
+        self.ranker = torch.jit.load(io.BytesIO(data), map_location=self.device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Rank the rows of all requests in one pass, and give each request its own."""
