@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,8 @@ IMAGE_VARIABLE = "STEELYARD_TRITON_IMAGE"
 GRACE_S = 20.0
 POLL_S = 0.05
 LOG_TAIL = 25
+# where there is no GPU, every start complains of CudaDriverHelper
+ERROR_LINE = re.compile(r"E\d{4} (?!.*CudaDriverHelper)|error:")
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,11 @@ def _in_container(image: str) -> TritonServer:
     engine = shutil.which("docker") or shutil.which("podman")
     if engine is None:
         raise FileNotFoundError(f"{IMAGE_VARIABLE} must find docker or podman on PATH; got neither for {image}")
+    gpus = ("--gpus=all",) if shutil.which("nvidia-smi") else ()
     mounted = ("--volume", "{repository}:{repository}:ro")
     return TritonServer(
         f"tritonserver in container {image}",
-        (engine, "run", "--rm", "--network=host", "--shm-size=1g", *mounted, image, "tritonserver"),
+        (engine, "run", "--rm", "--network=host", "--shm-size=1g", *gpus, *mounted, image, "tritonserver"),
     )
 
 
@@ -109,14 +113,14 @@ class Running:
         """Return once every model is ready.
 
         Raises:
-            RuntimeError: the server ended, with the end of its log.
+            RuntimeError: the server ended, with the errors in its log.
             TimeoutError: it was not ready in time.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise RuntimeError(
-                    f"tritonserver must keep running; got exit code {self.process.returncode}\n{self.tail()}"
+                    f"tritonserver must keep running; got exit code {self.process.returncode}\n{self.errors()}"
                 )
             try:
                 with urlopen(f"http://{self.http_url}/v2/health/ready", timeout=1.0) as answer:
@@ -146,6 +150,11 @@ class Running:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL:])
 
+    def errors(self) -> str:
+        """Return the errors in the server's log, or its end where there are none."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(line for line in lines if ERROR_LINE.match(line)) or self.tail()
+
 
 @contextmanager
 def start_server(
@@ -170,13 +179,13 @@ def start_server(
     Raises:
         FileNotFoundError: there is no repository or no tritonserver.
         OSError: a port is taken.
+        ValueError: two ports are the same, or one is out of range.
     """
     repository = Path(repository)
     if not any(repository.glob("*/config.pbtxt")):
         raise FileNotFoundError(f"repository must hold models with config.pbtxt; got {repository}, which has none")
     server = find_tritonserver()
-    asked = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
-    ports = {name: _free_port(host, name, port) for name, port in asked.items()}
+    ports = _free_ports(host, {"http": http_port, "grpc": grpc_port, "metrics": metrics_port})
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="steelyard-triton-")))
         log = log or scratch / "tritonserver.log"
@@ -207,15 +216,26 @@ def _arguments(repository: Path, host: str, ports: Mapping[str, int]) -> list[st
     ]
 
 
-def _free_port(host: str, name: str, port: int) -> int:
-    """Return a port that nothing listens on: the one asked for, or any for 0."""
-    with socket.socket() as probe:
+def _free_ports(host: str, asked: Mapping[str, int]) -> dict[str, int]:
+    """Return ports that nothing listens on, each another: the ones asked for, or any for 0."""
+    given = [port for port in asked.values() if port]
+    if len(set(given)) < len(given):
+        raise ValueError(f"ports must be different; got {', '.join(f'{name} {port}' for name, port in asked.items())}")
+    with ExitStack() as held:  # so that none is picked twice
+        return {name: _bound_port(held, host, name, port) for name, port in asked.items()}
+
+
+def _bound_port(held: ExitStack, host: str, name: str, port: int) -> int:
+    probe = held.enter_context(socket.socket())
+    if port:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(f"{name}_port must be free on {host}; got {port}: {error.strerror}") from None
-        return int(probe.getsockname()[1])
+    try:
+        probe.bind((host, port))
+    except OSError as error:
+        raise OSError(f"{name}_port must be free on {host}; got {port}: {error.strerror}") from None
+    except OverflowError:
+        raise ValueError(f"{name}_port must be 0 to 65535; got {port}") from None
+    return int(probe.getsockname()[1])
 
 
 def _python_backend(package: Path, scratch: Path) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from steelyard.exporting import export_bundle
 from tests.conftest import Shop
 from triton_repo import server as module
-from triton_repo.server import find_tritonserver, start_server
+from triton_repo.server import Running, find_tritonserver, start_server
 
 
 @pytest.fixture(scope="module")
@@ -100,23 +100,35 @@ def test_a_ranker_that_was_changed_is_not_served(shop: Shop, repository: Path, t
     path.write_bytes(data)
     with (
         start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
-        pytest.raises(RuntimeError, match="tritonserver must keep running; got exit code 1"),
+        pytest.raises(RuntimeError, match=r"(?s)must keep running; got exit code 1.*ranker\.pt must have checksum"),
     ):
         server.wait_ready()
-    assert "ranker.pt must have checksum" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.triton
-def test_a_plan_that_was_changed_is_not_served(shop: Shop, repository: Path, tmp_path: Path) -> None:
+def test_a_number_of_the_plan_that_was_changed_is_not_served(shop: Shop, repository: Path, tmp_path: Path) -> None:
+    folder = export_bundle(shop.bundle, tmp_path / "models")
+    path = folder / "preprocess" / "1" / "plan" / "plan.json"
+    text = path.read_text()
+    path.write_text(text.replace('"mean": ', '"mean": 1', 1))
+    assert path.read_text() != text
+    with (
+        start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
+        pytest.raises(RuntimeError, match=r"plan/plan\.json must have checksum"),
+    ):
+        server.wait_ready()
+
+
+@pytest.mark.triton
+def test_an_array_of_the_plan_that_was_changed_is_not_served(shop: Shop, repository: Path, tmp_path: Path) -> None:
     folder = export_bundle(shop.bundle, tmp_path / "models")
     path = max((folder / "preprocess" / "1" / "plan" / "arrays").iterdir(), key=lambda p: p.stat().st_size)
     path.write_bytes(path.read_bytes()[:-4])
     with (
         start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
-        pytest.raises(RuntimeError, match="tritonserver must keep running"),
+        pytest.raises(RuntimeError, match="must be as it was written; got another checksum"),
     ):
         server.wait_ready()
-    assert "must be as it was written; got another checksum" in (tmp_path / "log").read_text()
 
 
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
@@ -140,6 +152,45 @@ def test_a_port_that_is_taken_is_named(repository: Path) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("ports", "message"),
+    [
+        ((8100, 8101, 8100), "ports must be different; got http 8100, grpc 8101, metrics 8100"),
+        ((0, 70_000, 0), "grpc_port must be 0 to 65535; got 70000"),
+    ],
+)
+@pytest.mark.triton
+def test_ports_that_cannot_be_are_refused(repository: Path, ports: tuple[int, int, int], message: str) -> None:
+    with (
+        pytest.raises(ValueError, match=message),
+        start_server(repository, http_port=ports[0], grpc_port=ports[1], metrics_port=ports[2]),
+    ):
+        pass
+
+
+def running(log: Path, command: str) -> Running:
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-c", command], stdout=file)
+    return Running(process, "127.0.0.1", {"http": 9, "grpc": 9, "metrics": 9}, log)
+
+
+def test_a_server_that_ends_without_an_error_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    server = running(log, "print('E1124 server.cc: CudaDriverHelper'); print('the last words')")
+    with pytest.raises(RuntimeError, match=r"(?s)must keep running; got exit code 0.*the last words"):
+        server.wait_ready()
+
+
+def test_a_server_that_is_not_ready_in_time_is_told(tmp_path: Path) -> None:
+    server = running(tmp_path / "log", "print('loading', flush=True); import time; time.sleep(60)")
+    try:
+        with pytest.raises(TimeoutError, match=r"(?s)tritonserver must be ready within 1 s; got none.*loading"):
+            server.wait_ready(1.0)
+    finally:
+        server.stop()
+    assert server.process.returncode == -signal.SIGTERM
+
+
 def test_the_image_that_is_named_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEELYARD_TRITON_IMAGE", "registry/tritonserver:24.10")
     monkeypatch.setattr(module.shutil, "which", lambda name: f"/bin/{name}" if name == "docker" else None)
@@ -147,6 +198,9 @@ def test_the_image_that_is_named_comes_first(monkeypatch: pytest.MonkeyPatch) ->
     assert found.origin == "tritonserver in container registry/tritonserver:24.10"
     assert found.command[0] == "/bin/docker"
     assert "{repository}:{repository}:ro" in found.command
+    assert "--gpus=all" not in found.command
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/bin/{name}")
+    assert "--gpus=all" in find_tritonserver().command
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     with pytest.raises(FileNotFoundError, match="STEELYARD_TRITON_IMAGE must find docker or podman"):
         find_tritonserver()
