@@ -22,11 +22,18 @@ class MultiGateMixture(nn.Module):
         gates: number of mixtures K, one for each objective.
         dropout: share of hidden units dropped in training, in [0, 1).
 
+    Raises:
+        ValueError: there is no expert, or an expert has no layer.
+
     Source: Ma et al., Modeling Task Relationships in Multi-task Learning with MMoE, KDD 2018, equations 5 to 7.
     """
 
     def __init__(self, inputs: int, experts: int, widths: Sequence[int], gates: int, dropout: float = 0.0) -> None:
         super().__init__()
+        if experts < 1:
+            raise ValueError(f"experts must be at least 1; got {experts}")
+        if not widths:
+            raise ValueError("expert_widths must name at least one layer; got none")
         self.experts = experts
         self.first = nn.Linear(inputs, experts * widths[0])  # experts share their input: one matmul for all
         self.activate = nn.Sequential(nn.ReLU(), Dropout(dropout))

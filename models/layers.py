@@ -157,12 +157,17 @@ class Dropout(nn.Module):
     Args:
         share: share of units dropped, in [0, 1), rounded to 1/256.
 
+    Raises:
+        ValueError: the rounded share is not in [0, 1).
+
     Source: Srivastava et al., Dropout, JMLR 2014.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
         self.dropped = round(share * 256)
+        if not 0 <= self.dropped < 256:
+            raise ValueError(f"dropout must be in [0, 1), rounded to 1/256; got {share}")
         self.lowest = -(2**63)  # an attribute, since TorchScript takes the power for a float
 
     def forward(self, x: Tensor) -> Tensor:

@@ -91,15 +91,20 @@ def fit(
 
 
 def check_settings(ranker: Mapping[str, Any]) -> None:
-    """Refuse settings that no ranker has.
+    """Refuse settings that make no ranker, by making a small one; those without a default come from the data.
 
     Raises:
         ValueError: naming the setting, and those that there are.
     """
-    known = [name for name, p in signature(Ranker).parameters.items() if p.kind is Parameter.KEYWORD_ONLY]
-    for name in ranker:
+    parameters = signature(Ranker).parameters.items()
+    known = [name for name, p in parameters if p.kind is Parameter.KEYWORD_ONLY and p.default is not None]
+    for name, value in ranker.items():
         if name not in known:
             raise ValueError(f"ranker must have settings out of {', '.join(known)}; got {name}")
+        try:
+            Ranker([4], [1], 1, ["binary"], [-1], **{name: value})
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise ValueError(f"ranker must have a possible {name}; got {value}: {error}") from None
 
 
 def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume: bool) -> None:

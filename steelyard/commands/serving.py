@@ -136,7 +136,7 @@ def score(
 
 
 def demo(
-    rows: Annotated[int, typer.Option(help="Impressions to simulate.")] = 200_000,
+    rows: Annotated[int, typer.Option(min=1, help="Impressions to simulate.")] = 200_000,
     out: Annotated[Path, typer.Option(help="Folder for the shop, the bundle and the server's log; replaced.")] = Path(
         "demo"
     ),

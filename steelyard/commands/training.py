@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,13 @@ import typer
 from rich.console import Console
 
 from steelyard.commands.logs import JsonOption, PolicyOption, SchedulerOption, WorkersOption, policies
+
+
+class Logger(str, Enum):
+    """Where a training's figures go."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
 
 
 def fit(
@@ -21,15 +29,17 @@ def fit(
     ] = "time",
     validation: Annotated[float, typer.Option(help="Share that validates, in [0, 1).")] = 0.1,
     policy: PolicyOption = None,
-    epochs: Annotated[int | None, typer.Option(help="Most passes over the log.")] = None,
-    batch_rows: Annotated[int | None, typer.Option(help="Rows of a training batch.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Epochs without a better validation before stopping.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order and dropout.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Most passes over the log.")] = None,
+    batch_rows: Annotated[int | None, typer.Option(min=1, help="Rows of a training batch.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="Highest learning rate.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Epochs without a better validation before stopping.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and dropout.")] = 0,
     ranker: Annotated[
         list[str] | None, typer.Option("--ranker", help="The ranker's own settings: `experts=8`; repeatable.")
     ] = None,
-    logger: Annotated[list[str] | None, typer.Option(help="tensorboard or wandb; repeatable.")] = None,
+    logger: Annotated[list[Logger] | None, typer.Option(help="Where figures go; repeatable.")] = None,
     workers: WorkersOption = 0,
     scheduler: SchedulerOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a fit that was stopped.")] = False,
@@ -47,7 +57,9 @@ def fit(
     console = Console(stderr=True)
     told = {"epochs": epochs, "batch_rows": batch_rows, "lr": learning_rate, "patience": patience}
     arguments: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    arguments |= {"seed": seed, "ranker": settings(ranker)} | ({"loggers": logger} if logger else {})
+    arguments |= {"seed": seed, "ranker": settings(ranker)} | (
+        {"loggers": [each.value for each in logger]} if logger else {}
+    )
     options = FitOptions(policies(policy), split, validation, arguments)
     with connect(workers, scheduler):
         bundle = fit_bundle(log, load_schema(schema), out, options, resume=resume, report=console.print)

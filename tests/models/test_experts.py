@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from models.experts import MultiGateMixture
@@ -27,3 +28,10 @@ def test_experts_of_one_layer_need_no_batched_matmul() -> None:
     mixture = MultiGateMixture(5, 3, (4,), gates=2)
     assert mixture.outputs == 4
     assert mixture(torch.randn(6, 5)).shape == (2, 6, 4)
+
+
+def test_a_mixture_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="experts must be at least 1; got 0"):
+        MultiGateMixture(3, 0, [4], 2)
+    with pytest.raises(ValueError, match="expert_widths must name at least one layer; got none"):
+        MultiGateMixture(3, 2, [], 2)

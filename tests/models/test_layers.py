@@ -107,3 +107,9 @@ def test_dropout_rests_outside_training() -> None:
     x = torch.randn(10, 10)
     assert torch.equal(Dropout(0.5).eval()(x), x)
     assert torch.equal(Dropout(0.0)(x), x)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.999, 1.0, 2.0])
+def test_dropping_everything_or_less_than_nothing_is_refused(share):
+    with pytest.raises(ValueError, match=rf"dropout must be in \[0, 1\), rounded to 1/256; got {share}"):
+        Dropout(share)

@@ -93,7 +93,6 @@ def test_the_help_has_an_example_that_the_command_takes(name: str) -> None:
         (["rank", "REQUEST", "--url", "ftp://host"], "url must begin with grpc:// or http://; got ftp://host"),
         (["serve", "PHOTOS"], "repository must hold models with config.pbtxt; got .*, which has none"),
         (["score", "BUNDLE", "LOG", "--out", "OUT", "--workers", "-1"], "workers must be at least 0; got -1"),
-        (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--logger", "paper"], "paper"),
         (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--resume"], "resume must find an unfinished run"),
         (["demo", "--out", "PHOTOS"], "out must be a new folder or an earlier demo's; got .*, which holds cat.jpg"),
         (["export", "BUNDLE", "--out", "PHOTOS"], "folder must be new or a model repository of a ranker; got"),
@@ -125,12 +124,32 @@ def test_the_installed_command_ends_as_the_tests_say() -> None:
     ]
 
 
-def test_a_setting_that_the_ranker_lacks_is_named(
-    steelyard: Steelyard, shop: Shop, schema: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranker", "expert=8"], r"ranker must have settings out of .*experts.*; got expert$"),
+        (["--ranker", "experts=0"], r"ranker must have a possible experts; got 0: experts must be at least 1"),
+        (
+            ["--ranker", "expert_widths=[]"],
+            r"ranker must have a possible expert_widths; got \[\]: expert_widths must name at least one",
+        ),
+        (["--ranker", "expert_widths=3"], r"ranker must have a possible expert_widths; got 3: "),
+        (["--ranker", 'embedding="wide"'], r"ranker must have a possible embedding; got wide: "),
+        (["--ranker", "dropout=2"], r"ranker must have a possible dropout; got 2: dropout must be in \[0, 1\)"),
+        (["--logger", "paper"], "Invalid value for '--logger'"),
+        (["--epochs", "0"], "Invalid value for '--epochs'"),
+        (["--batch-rows", "0"], "Invalid value for '--batch-rows'"),
+        (["--patience", "0"], "Invalid value for '--patience'"),
+        (["--learning-rate", "-1"], "Invalid value for '--learning-rate'"),
+        (["--seed", "-1"], "Invalid value for '--seed'"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_any_work(
+    steelyard: Steelyard, arguments: list[str], message: str, shop: Shop, schema: Path, tmp_path: Path
 ) -> None:
-    ran = steelyard("fit", shop.log, "--schema", schema, "--out", tmp_path / "out", "--ranker", "expert=8")
+    ran = steelyard("fit", shop.log, "--schema", schema, "--out", tmp_path / "out", *arguments)
     assert ran.returncode == 2
-    assert re.search(r"ranker must have settings out of .*experts.*; got expert$", ran.stderr.strip())
+    assert re.search(message, ran.stderr.strip()), ran.stderr
     assert not list(tmp_path.iterdir())
     assert "Traceback" not in ran.stderr
 
