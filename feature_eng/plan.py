@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from feature_eng import functions
 from feature_eng.columns import checked_columns
+from feature_eng.digests import file_sha256
 from feature_eng.inputs import Input
 from feature_eng.keys import combined_keys, int_keys, string_keys
 from feature_eng.layout import Layout
@@ -114,7 +114,7 @@ class Plan:
         for name, array in self.arrays.items():
             path = beside / "arrays" / f"{name}.npy"
             np.save(path, array, allow_pickle=False)
-            listed[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": _digest(path)}
+            listed[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": file_sha256(path)}
         text = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -174,7 +174,7 @@ def _load_array(folder: Path, name: str, about: Mapping[str, Any]) -> Array:
     path = folder / "arrays" / f"{name}.npy"
     if not path.is_file():
         raise PlanError(f"plan array {path} must exist; got none")
-    if _digest(path) != about["sha256"]:
+    if file_sha256(path) != about["sha256"]:
         raise PlanError(f"plan array {path} must be as it was written; got another checksum")
     array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:
@@ -199,11 +199,3 @@ def _check_registers(plan: Plan) -> None:
     packed = (len(plan.layout.categorical), len(plan.layout.continuous))
     if packed != (len(plan.categorical), len(plan.continuous)):
         raise PlanError(f"plan must pack as many registers as its layout has; got {packed}")
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

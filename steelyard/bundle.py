@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from feature_eng.digests import file_sha256
 from feature_eng.schema import Schema
 from feature_eng.schema_file import load_schema
 
@@ -63,7 +63,7 @@ def write_manifest(folder: Path, schema: Schema) -> None:
         "format": FORMAT,
         "fingerprint": schema.fingerprint,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "files": {path.relative_to(folder).as_posix(): _digest(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in files},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
@@ -83,7 +83,7 @@ def open_bundle(folder: str | Path) -> Bundle:
         path = folder / name
         if not path.is_file():
             raise BundleError(f"bundle {folder} must hold {name}; got none")
-        if _digest(path) != digest:
+        if file_sha256(path) != digest:
             raise BundleError(f"bundle {folder} must be as it was written; got another {name}")
     schema = load_schema(folder / "schema.yaml")
     fingerprint = manifest["fingerprint"]
@@ -108,11 +108,3 @@ def _manifest(folder: Path) -> dict[str, Any]:
     if not {"fingerprint", "files"} <= manifest.keys():
         raise BundleError(f"{path} must have fingerprint and files; got {', '.join(manifest)}")
     return manifest
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from feature_eng.digests import file_sha256
 from feature_eng.inputs import Input
 from feature_eng.plan import Plan
 from feature_eng.schema import Schema
@@ -75,8 +75,8 @@ def write_repository(
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     about = _about(schema, max_candidates)
-    checked = about | {"sha256": _digest(plan_dir / "plan.json")}
-    settings = {"sha256": _digest(ranker_path), "threads": rank_threads}
+    checked = about | {"sha256": file_sha256(plan_dir / "plan.json")}
+    settings = {"sha256": file_sha256(ranker_path), "threads": rank_threads}
     widths = {"categorical": plan.layout.categorical_width, "continuous": len(plan.layout.continuous)}
     objectives = len(schema.objectives)
     models = (
@@ -105,10 +105,6 @@ def _check_names(inputs: Sequence[Input]) -> None:
         if name in taken:
             raise ValueError(f"column must have a name that no other tensor of the ensemble has; got {name}")
         taken.add(name)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _about(schema: Schema, max_candidates: int) -> dict[str, Any]:
