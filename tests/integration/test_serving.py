@@ -15,7 +15,9 @@ import pytest
 import torch
 import tritonclient.grpc as grpc
 import tritonclient.http as http
-from tritonclient.utils import InferenceServerException
+from grpc import RpcError, insecure_channel
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from models.blending import blend
 from tests.integration.conftest import MAX_CANDIDATES, Served
@@ -36,7 +38,7 @@ def expected(served: Served, tensors: Tensors, rows: int, weights: Any) -> tuple
     return blend(predictions, np.asarray(weights, np.float32), "linear"), predictions
 
 
-def infer(served: Served, tensors: Tensors, protocol: str = "grpc") -> Any:
+def infer(served: Served, tensors: Tensors, protocol: str = "grpc", model: str = "ranking") -> Any:
     module: Any = {"grpc": grpc, "http": http}[protocol]
     with module.InferenceServerClient(getattr(served.server, f"{protocol}_url")) as client:
         inputs = []
@@ -44,7 +46,7 @@ def infer(served: Served, tensors: Tensors, protocol: str = "grpc") -> Any:
             tensor = module.InferInput(name, list(array.shape), datatype)
             tensor.set_data_from_numpy(array)
             inputs.append(tensor)
-        return client.infer("ranking", inputs)
+        return client.infer(model, inputs)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -254,15 +256,71 @@ def test_a_body_that_is_no_request_is_refused_and_the_server_lives(
         assert len(client.rank(*request_of(3))) == 3
 
 
-def test_a_null_in_json_is_refused_and_the_server_lives(served: Served, request_of: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "got"),
+    [
+        ("price", None, "non-number as double"),
+        ("title", None, "non-string as string"),
+        ("user_id", None, "non-signed-integer as signed-integer"),
+        ("objective_weights", None, "non-number as double"),
+        ("price", "1.5", "non-number as double"),
+        ("title", 7, "non-string as string"),
+        ("user_id", 2**64, "non-signed-integer as signed-integer"),
+    ],
+)
+def test_a_json_value_of_another_type_is_refused_and_the_server_lives(
+    served: Served, request_of: Any, name: str, value: Any, got: str
+) -> None:
+    """Triton's own parser speaks, which names the rule but not the tensor."""
     user, items = request_of(3)
+    items = [item | {"price": 1.0} for item in items]
     with RankingClient(served.server.grpc_url) as client:
-        request = _json_request(client.served.tensors(user, [i | {"price": 1.0} for i in items], None))
-        next(tensor for tensor in request["inputs"] if tensor["name"] == "price")["data"][1] = None
+        request = _json_request(client.served.tensors(user, items, {"click": 1.0}))
+        next(tensor for tensor in request["inputs"] if tensor["name"] == name)["data"][0] = value
         with pytest.raises(HTTPError) as refused:
             _post(served, json.dumps(request).encode())
-        assert b"data" in refused.value.read()  # Triton's own parser speaks, which does not name the tensor
+        assert got in json.loads(refused.value.read())["error"]
         assert len(client.rank(user, items)) == 3
+
+
+@pytest.mark.parametrize(
+    ("strings", "message"),
+    [
+        (b"\xff\xff\xff\x7fab", "expected 3 string elements for inference input 'title'.*got 1"),
+        (b"\x01\x00\x00\x00a\x09\x00\x00\x00bc", "incomplete string data for inference input 'title'"),
+    ],
+)
+def test_strings_of_false_lengths_are_refused_and_the_server_lives(
+    served: Served, request_of: Any, strings: bytes, message: str
+) -> None:
+    user, items = request_of(3)
+    with RankingClient(served.server.grpc_url) as client:
+        request = service_pb2.ModelInferRequest(model_name="ranking")
+        for name, (array, datatype) in client.served.tensors(user, items, None).items():
+            request.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            packed = serialize_byte_tensor(array).item() if datatype == "BYTES" and array.size else array.tobytes()
+            request.raw_input_contents.append(strings if name == "title" else packed)
+        with (
+            insecure_channel(served.server.grpc_url) as channel,
+            pytest.raises(RpcError, match=message),
+        ):
+            service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+        assert len(client.rank(user, items)) == 3
+
+
+@pytest.mark.parametrize("wild", [-5, 10**9])
+def test_ids_that_no_plan_gives_are_refused_by_rank_and_the_server_lives(
+    served: Served, request_of: Any, wild: int
+) -> None:
+    layout = served.plan.layout
+    tensors = {
+        "categorical": (np.full((4, layout.categorical_width), wild, np.int32), "INT32"),
+        "continuous": (np.zeros((4, len(layout.continuous)), np.float32), "FP32"),
+    }
+    with pytest.raises(InferenceServerException, match="index out of range"):
+        infer(served, tensors, model="rank")
+    with RankingClient(served.server.grpc_url) as client:
+        assert len(client.rank(*request_of(3))) == 3
 
 
 def test_a_client_names_what_a_request_lacks_before_sending_it(served: Served, request_of: Any) -> None:
