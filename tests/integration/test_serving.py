@@ -287,7 +287,7 @@ def test_a_json_value_of_another_type_is_refused_and_the_server_lives(
     ("strings", "message"),
     [
         (b"\xff\xff\xff\x7fab", "expected 3 string elements for inference input 'title'.*got 1"),
-        (b"\x01\x00\x00\x00a\x09\x00\x00\x00bc", "incomplete string data for inference input 'title'"),
+        (b"\x00\x00\x00\x00" * 2 + b"\x09\x00\x00\x00bc", "incomplete string data for inference input 'title'"),
     ],
 )
 def test_strings_of_false_lengths_are_refused_and_the_server_lives(
