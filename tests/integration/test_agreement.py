@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from feature_eng.inputs import NULL_INT
 from feature_eng.logs import clean_log
 from feature_eng.packing import pack
 from feature_eng.plan import Plan
@@ -34,7 +35,16 @@ def test_training_batch_and_serving_agree(shop: Shop, tmp_path: Path) -> None:
     log.loc[::3, "price"] = np.nan
     log.loc[::7, "item_id"] = 10**12 + log.index[::7]
     log["category"] = log["category"].where(log.index % 5 != 0, "never seen")
-    log.loc[log["request_id"] == log["request_id"].iloc[0], "budget"] = np.nan
+    log["brand"] = log["brand"].where(log.index % 4 != 0)
+    log["title"] = log["title"].where(log.index % 6 != 0, "Größe 中文")
+    log["item_id"] = log["item_id"].astype("Int64").mask(log.index % 11 == 0)
+    log["published_at"] = log["published_at"].astype("Int64").mask(log.index % 9 == 0)
+    first, second = (log["request_id"] == request for request in log["request_id"].unique()[:2])
+    log.loc[first, ["budget", "user_segment", "device"]] = np.nan
+    log["user_id"] = log["user_id"].astype("Int64").mask(first)
+    log["history"] = [
+        [] if none else ["never seen"] if new else h for h, none, new in zip(log["history"], first, second, strict=True)
+    ]
     log.to_parquet(tmp_path / "log.parquet", index=False)
 
     cleaned = clean_log(tmp_path / "log.parquet", schema, tmp_path / "cleaned", labels=False).folder
@@ -48,6 +58,8 @@ def test_training_batch_and_serving_agree(shop: Shop, tmp_path: Path) -> None:
     score_with_bundle(shop.bundle, tmp_path / "log.parquet", tmp_path / "scored", WEIGHTS)
     scored = pq.read_table(tmp_path / "scored").to_pandas()
     assert scored["item_id"].tolist() == frame["item_id"].tolist()
+    assert frame[["user_id", "item_id", "published_at"]].eq(NULL_INT).any().all()
+    assert frame[["brand", "user_segment", "device"]].eq("").any().all()
     np.testing.assert_allclose(scored["score"], scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scored[[f"predicted_{name}" for name in names]], predictions, rtol=1e-5, atol=1e-6)
 
