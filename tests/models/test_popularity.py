@@ -25,6 +25,19 @@ def test_an_item_is_expected_to_do_as_it_did_with_the_overall_mean_mixed_in(item
     assert found.dtype == np.float32
 
 
+def test_many_items_agree_with_a_loop_over_rows():
+    rng = np.random.default_rng(0)
+    items, labels = rng.integers(0, 50, 600), rng.random((600, 2)).round()
+    labels[rng.random((600, 2)) < 0.1] = np.nan
+    found = item_popularity(items, labels).predict(np.arange(60))
+    for column in range(2):
+        known = [(i, v) for i, v in zip(items, labels[:, column], strict=True) if v == v]
+        overall = sum(v for _, v in known) / len(known)
+        for item in range(60):
+            own = [v for i, v in known if i == item]
+            assert found[item, column] == pytest.approx(smoothed(sum(own), len(own), overall), rel=1e-5)
+
+
 def test_an_unknown_item_is_expected_to_do_as_all_do():
     popularity = item_popularity(np.array([3, 9, 9, 5]), CLICKS)
     np.testing.assert_allclose(popularity.predict(np.array([4, 1, 100])), [[0.5, 2.0]] * 3)
