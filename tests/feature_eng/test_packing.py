@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,3 +69,26 @@ def test_training_differs_from_serving_in_statistics_alone(features: tuple[Path,
     for index, name in enumerate(plan.layout.continuous):
         same = np.allclose(training[1][:, index], served[1][:, index], rtol=1e-5, atol=1e-6)
         assert same == (name not in STATISTICS), name
+
+
+def test_features_appear_only_once_they_are_whole(tmp_path: Path) -> None:
+    layout = Layout((Slot("a", 9),), ("x",))
+    (tmp_path / "log").mkdir()
+    for part in range(3):
+        pd.DataFrame({"a": [part] * 5, "click": [1.0] * 5}).to_parquet(tmp_path / "log" / f"part-0000{part}.parquet")
+
+    def compute(table: Any) -> tuple[Any, Any]:
+        return table.column("a").to_numpy()[:, None], np.ones((5, 1), np.float32)
+
+    def fail_at_the_last(table: Any) -> tuple[Any, Any]:
+        if table.column("a")[0].as_py() == 2:
+            raise InterruptedError
+        return compute(table)
+
+    out = tmp_path / "features"
+    with pytest.raises(InterruptedError):
+        write_features(fail_at_the_last, tmp_path / "log", ["click"], layout, out)
+    assert not out.exists()
+    assert write_features(compute, tmp_path / "log", ["click"], layout, out) == 15
+    assert np.load(out / "categorical.npy")[:, 0].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert {path.name for path in tmp_path.iterdir()} == {"log", "features"}
