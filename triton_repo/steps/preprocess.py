@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from feature_eng.columns import candidate_count
+from feature_eng.digests import file_sha256
 from feature_eng.plan import Plan
 from models.blending import check_weights
 
@@ -22,7 +22,7 @@ class TritonPythonModel:
         """Load the plan, unless it is not the one that the repository was written with."""
         settings = json.loads(json.loads(args["model_config"])["parameters"]["steelyard"]["string_value"])
         folder = Path(args["model_repository"]) / args["model_version"] / "plan"
-        digest = hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()
+        digest = file_sha256(folder / "plan.json")
         if digest != settings["sha256"]:
             raise ValueError(f"{folder / 'plan.json'} must have checksum {settings['sha256']}; got {digest}")
         self.plan = Plan.load(folder)  # which checks its arrays against plan.json
