@@ -14,15 +14,21 @@ import pytest
 from steelyard.scoring_jobs import score_with_bundle
 from tests.conftest import Shop
 
+# `STEELYARD_KILLS=20 pytest tests/integration/test_scoring_kill.py` kills as often as one likes
 KILLS = int(os.environ.get("STEELYARD_KILLS", "3"))
+FILES = 40
+# small pieces, since a piece of the usual size would hold the whole log
 SCRIPT = """
 import sys
+from functools import partial
 from pathlib import Path
+from steelyard import scoring_jobs
 from steelyard.bundle import open_bundle
-from steelyard.scoring_jobs import score_with_bundle
+scoring_jobs.open_log = partial(scoring_jobs.open_log, piece_bytes=2**17)
 bundle = open_bundle(sys.argv[1])
 print("scoring", flush=True)
-score_with_bundle(bundle, sys.argv[2], Path(sys.argv[3]))
+scoring_jobs.score_with_bundle(bundle, sys.argv[2], Path(sys.argv[3]))
+print("scored", flush=True)
 """
 
 
@@ -31,38 +37,69 @@ def parts(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a log of many pieces, so that there is a time in between."""
     folder = tmp_path_factory.mktemp("parts")
     table = pq.read_table(shop.test)
-    for index in range(40):
-        path = folder / f"part-{index:03d}.parquet"
-        pq.write_table(table, path)
+    for index in range(FILES):
+        pq.write_table(table.slice(index), folder / f"part-{index:03d}.parquet")
     return folder
 
 
 def start(shop: Shop, log: Path, out: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", SCRIPT, str(shop.bundle.folder), str(log), str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "scoring\n"
+    return job
+
+
+def kill_in_between(shop: Shop, log: Path, out: Path, after: float) -> int | None:
+    """Kill a job after some seconds; return how many parts lie there, None where it was done before."""
+    job = start(shop, log, out)
+    time.sleep(after)
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait(30)
+    return None if out.exists() else len(list(out.with_name(f"{out.name}.partial").glob("part-*.parquet")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(shop: Shop, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """Return the result of an undisturbed job, and the seconds that it took."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    job = start(shop, parts, out)
+    began = time.monotonic()
+    assert job.stdout is not None
+    assert job.stdout.readline() == "scored\n"
+    seconds = time.monotonic() - began
+    assert job.wait(60) == 0
+    rows = sum(pq.read_metadata(part).num_rows for part in parts.iterdir())
+    assert pq.read_table(out).num_rows == rows
+    return out, seconds
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 + 40 * KILLS)
+@pytest.mark.timeout(120 + 20 * KILLS)
 def test_a_killed_job_is_taken_up_without_losing_or_doubling_a_row(
-    shop: Shop, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, parts: Path, whole: tuple[Path, float], tmp_path: Path
 ) -> None:
-    score_with_bundle(shop.bundle, str(parts), tmp_path / "whole")
-    expected = pq.read_table(tmp_path / "whole")
-    assert expected.num_rows == 40 * 3_000
-    moments, done = random.Random(0), 0
-    out = tmp_path / "killed"
-    for _ in range(KILLS):
-        job = start(shop, parts, out)
-        assert job.stdout is not None
-        assert job.stdout.readline() == "scoring\n"
-        time.sleep(moments.uniform(0, 1.2))
-        os.kill(job.pid, signal.SIGKILL)
-        job.wait(30)
-        done += out.exists()
-    assert start(shop, parts, out).wait(120) == (1 if done else 0)
-    assert pq.read_table(out).equals(expected)
-    assert {path.name for path in out.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
+    expected, moments, left = contents(whole[0]), random.Random(0), []
+    outs = [tmp_path / "out-0"]
+    for _ in range(4 * KILLS):  # a job that is taken up may be killed again
+        found = kill_in_between(shop, parts, outs[-1], moments.uniform(0, whole[1] / 2))
+        if found is None:  # it was faster than the kill
+            outs.append(tmp_path / f"out-{len(outs)}")
+        else:
+            left.append(found)
+        if len(left) == KILLS:
+            break
+    assert start(shop, parts, outs[-1]).wait(120) == 0
+    for out in outs:
+        assert contents(out) == expected
+    assert not list(tmp_path.glob("*.partial"))
+    print(f"{len(left)} kills of {len(outs)} jobs of {whole[1]:.1f} s left {left} of {len(expected) - 1} parts")
+    assert len(left) == KILLS
+    assert any(left)
 
 
 def test_a_job_is_not_taken_up_with_other_weights(shop: Shop, tmp_path: Path) -> None:
