@@ -206,6 +206,20 @@ def test_the_image_that_is_named_comes_first(monkeypatch: pytest.MonkeyPatch) ->
         find_tritonserver()
 
 
+@pytest.mark.triton
+def test_a_python_without_its_shared_library_is_told_what_to_install(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(module.ctypes, "CDLL", missing)
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(FileNotFoundError, match=rf"(?s)Python must come with {name}\.so.*apt install {name}\)"):
+        find_tritonserver()
+
+
 def test_where_there_is_no_tritonserver_the_ways_to_get_one_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
