@@ -17,6 +17,7 @@ UInt64Array = NDArray[np.uint64]
 
 _MULTIPLIER = np.uint64(0xC6A4A7935BD1E995)
 _SHIFT = np.uint64(47)
+_LONG = 1024  # bytes that strings are hashed side by side; the few longer ones go on one by one
 
 
 def int_keys(values: NDArray[Any]) -> UInt64Array:
@@ -47,9 +48,12 @@ def buffer_keys(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> UInt64Ar
         state = lengths.astype(np.uint64) * _MULTIPLIER
         padded = np.concatenate([data, np.zeros(8, dtype=np.uint8)])
         words = np.lib.stride_tricks.sliding_window_view(padded, 8)
-        for block in range(int(lengths.max(initial=0)) // 8):
+        for block in range(min(int(lengths.max(initial=0)), _LONG) // 8):
             rows = np.flatnonzero(lengths >= 8 * (block + 1))
             state[rows] = _absorb(state[rows], words[starts[rows] + 8 * block].view(np.uint64)[:, 0])
+        for row in np.flatnonzero(lengths >= _LONG + 8):
+            blocks = data[starts[row] + _LONG :][: (lengths[row] - _LONG) // 8 * 8].view(np.uint64)
+            state[row] = _absorb_all(int(state[row]), blocks)
         left = lengths % 8
         rows = np.flatnonzero(left)
         tails = words[starts[rows] + lengths[rows] - left[rows]].view(np.uint64)[:, 0]
@@ -72,9 +76,21 @@ def _hash_blocks(blocks: UInt64Array) -> UInt64Array:
 
 
 def _absorb(state: UInt64Array, block: UInt64Array) -> UInt64Array:
+    return (state ^ _mixed(block)) * _MULTIPLIER
+
+
+def _absorb_all(state: int, blocks: UInt64Array) -> int:
+    """Absorb one string's blocks (m,) in turn, each of which waits for the one before."""
+    multiplier = int(_MULTIPLIER)
+    for mixed in _mixed(blocks).tolist():
+        state = (state ^ mixed) * multiplier & 0xFFFFFFFFFFFFFFFF
+    return state
+
+
+def _mixed(block: UInt64Array) -> UInt64Array:
     block = block * _MULTIPLIER
     block ^= block >> _SHIFT
-    return (state ^ block * _MULTIPLIER) * _MULTIPLIER
+    return block * _MULTIPLIER
 
 
 def _finish(state: UInt64Array) -> UInt64Array:
