@@ -12,6 +12,8 @@ from feature_eng.inputs import Input
 
 Array = NDArray[Any]
 
+_LARGEST = 2**63 - 1
+
 
 def checked_columns(inputs: Sequence[Input], columns: Mapping[str, Any], rows: int) -> dict[str, Array]:
     """Return a request's columns as arrays of their inputs' dtypes.
@@ -47,12 +49,23 @@ def _typed(name: str, dtype: str, values: Array) -> Array:
     if values.dtype.kind not in kinds and len(values):
         raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
     if dtype == "string":
-        try:
-            b"\n".join(value for value in values if isinstance(value, bytes)).decode()
-        except UnicodeDecodeError:
-            raise ValueError(f"{name} must be UTF-8; got other bytes") from None
+        _check_text(name, values)
         return values
-    return values.astype(np.float32 if dtype == "float32" else np.int64, copy=False)
+    if values.dtype == np.uint64 and dtype == "int64" and (values > _LARGEST).any():
+        raise ValueError(f"{name} must be at most {_LARGEST}; got {values.max()}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which counts as missing
+        return values.astype(np.float32 if dtype == "float32" else np.int64, copy=False)
+
+
+def _check_text(name: str, values: Array) -> None:
+    others = {kind.__name__ for kind in set(map(type, values)) if not issubclass(kind, (str, bytes))}
+    if others:
+        raise ValueError(f"{name} must be string; got {', '.join(sorted(others))}")
+    try:
+        b"\n".join(value for value in values if isinstance(value, bytes)).decode()
+        "\n".join(value for value in values if isinstance(value, str)).encode()
+    except UnicodeError:
+        raise ValueError(f"{name} must be UTF-8; got other bytes") from None
 
 
 def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArray[np.int64]:
@@ -60,9 +73,10 @@ def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArr
         raise ValueError(f"{name} must be integers of one dimension; got {offsets.dtype} {list(offsets.shape)}")
     if len(offsets) not in (2, rows + 1):
         raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(offsets)}")
+    offsets = offsets.astype(np.int64, copy=False)  # differences of unsigned integers would wrap around
     if offsets[0] != 0 or offsets[-1] != values or (np.diff(offsets) < 0).any():
         raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
-    return offsets.astype(np.int64, copy=False)
+    return offsets
 
 
 def candidate_count(inputs: Sequence[Input], columns: Mapping[str, Any], most: int) -> int:

@@ -87,7 +87,7 @@ class Plan:
             `categorical` int32 (B, S) and `continuous` float32 (B, D), as the layout says.
 
         Raises:
-            ValueError: a column is missing, unknown, of another dtype, or of another length.
+            ValueError: a column is missing, of another dtype, or of another length.
         """
         registers = checked_columns(self.inputs, columns, rows)
         for step in self.instructions:
