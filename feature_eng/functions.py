@@ -31,12 +31,14 @@ def vocabulary_ids(keys: UInt64Array, listed: UInt64Array, ids: Int32Array) -> I
     return result.astype(np.int32)
 
 
-def looked_up(keys: UInt64Array, listed: UInt64Array, values: Float32Array, default: float) -> Float32Array:
-    """Return each key's entry of `values` (V,), or `default` where `listed` (V,), ascending, does not hold it."""
+def looked_up(
+    keys: UInt64Array, listed: UInt64Array, values: Float32Array, default: float | Float32Array
+) -> Float32Array:
+    """Return each key's entry of `values` (V,), or its `default` where `listed` (V,), ascending, does not hold it."""
     if not len(listed):
         return np.full(len(keys), default, dtype=np.float32)
     found = _find(keys, listed)
-    return np.where(found >= 0, values[found], np.float32(default)).astype(np.float32)
+    return np.where(found >= 0, values[found], default).astype(np.float32)
 
 
 def _find(keys: UInt64Array, listed: UInt64Array) -> NDArray[np.int64]:

@@ -213,7 +213,7 @@ class KeyStatistic(_Named, StatOperator):
         inside = folds != NO_FOLD
         if self.fold and inside.any():
             keys = _fold_keys(keys[inside], folds[inside])
-            values[inside] = functions.looked_up(keys, self.fold_keys, self.fold_values, self.default)
+            values[inside] = functions.looked_up(keys, self.fold_keys, self.fold_values, values[inside])
         return _frame(df, {self.name: values})
 
 
