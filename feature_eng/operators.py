@@ -167,8 +167,8 @@ class KeyStatistic(_Named, StatOperator):
         def chunk(frame: Any) -> Any:
             values = frame[self.column].to_numpy().astype(np.float64) if self.column else np.ones(len(frame))
             rows = pd.DataFrame({"key": _row_keys(frame, sources), "fold": self._folds(frame), "sum": values})
-            rows = rows[np.isfinite(values)].assign(count=1, squares=values[np.isfinite(values)] ** 2)
-            return _summed(rows.assign(low=rows["sum"], high=rows["sum"]))
+            rows = rows[np.isfinite(values)]
+            return _summed(rows.assign(count=1, spread=0.0, low=rows["sum"], high=rows["sum"]))
 
         meta = pd.DataFrame({"key": np.array([], np.uint64), "fold": np.array([], np.int64)} | _EMPTY_SUMS)
         return ddf.reduction(chunk, aggregate=_summed, combine=_summed, meta=meta, split_every=8)
@@ -183,6 +183,8 @@ class KeyStatistic(_Named, StatOperator):
         self.keys = whole["key"].to_numpy()
         self.values = _statistic(whole, self.statistic, self.smooth, self.default).astype(np.float32)
         self.fold_keys, self.fold_values = np.array([], np.uint64), np.array([], np.float32)
+        if fold and statistic not in ("count", "mean"):
+            raise ValueError(f"statistic must be count or mean to be taken out of fold; got {statistic}")
         if self.fold:
             self._finalize_folds(dask_stats, whole, total)
 
@@ -217,12 +219,16 @@ class KeyStatistic(_Named, StatOperator):
         return _frame(df, {self.name: values})
 
 
-_EMPTY_SUMS: dict[str, Any] = {name: np.array([], np.float64) for name in ("sum", "count", "squares", "low", "high")}
-_HOW = {"sum": "sum", "count": "sum", "squares": "sum", "low": "min", "high": "max"}
+_EMPTY_SUMS: dict[str, Any] = {name: np.array([], np.float64) for name in ("sum", "count", "spread", "low", "high")}
+_HOW = {"sum": "sum", "count": "sum", "spread": "sum", "low": "min", "high": "max"}
 
 
 def _summed(rows: pd.DataFrame) -> Any:
-    return rows.groupby(["key", "fold"], as_index=False).agg(_HOW)
+    """Merge sums of equal keys and folds; `spread`, the squared distances from the mean, as Chan et al. (1979) do."""
+    groups = rows.groupby(["key", "fold"])
+    shift = rows["sum"] / rows["count"] - groups["sum"].transform("sum") / groups["count"].transform("sum")
+    moved = rows.assign(spread=rows["spread"] + rows["count"] * shift**2)
+    return moved.groupby(["key", "fold"], as_index=False).agg(_HOW)
 
 
 def _summed_counts(rows: pd.DataFrame) -> Any:
@@ -239,8 +245,7 @@ def _statistic(sums: pd.DataFrame, statistic: str, smooth: float, prior: Any) ->
     if statistic == "mean":
         weight = count + smooth
         return np.asarray(np.where(weight > 0, (total + smooth * prior) / np.maximum(weight, 1e-300), prior))
-    spread = sums["squares"].to_numpy() - total**2 / np.maximum(count, 1)
-    return np.asarray(np.sqrt(np.maximum(spread, 0) / np.maximum(count - 1, 1)))
+    return np.asarray(np.sqrt(sums["spread"].to_numpy() / np.maximum(count - 1, 1)))
 
 
 def _fold_keys(keys: UInt64Array, folds: NDArray[np.int64]) -> UInt64Array:
