@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nvtabular.ops import Operator, StatOperator
 
 from feature_eng import functions
-from feature_eng.inputs import RARE_ID, VOCABULARY_START
+from feature_eng.inputs import NULL_INT, NULL_STRING, RARE_ID, VOCABULARY_START
 from feature_eng.keys import UInt64Array, combined_keys, int_keys, string_keys
 
 NO_FOLD = -1
@@ -58,7 +58,7 @@ class VocabularyIds(_Named, StatOperator):
         (source,) = col_selector.names
 
         def chunk(frame: Any) -> Any:
-            keys, counts = np.unique(_flat_keys(frame[source])[0], return_counts=True)
+            keys, counts = np.unique(self._keys(frame[source])[0], return_counts=True)
             return pd.DataFrame({"key": keys, "count": counts})
 
         meta = pd.DataFrame({"key": np.array([], np.uint64), "count": np.array([], np.int64)})
@@ -80,7 +80,11 @@ class VocabularyIds(_Named, StatOperator):
 
     def transform(self, col_selector: ColumnSelector, df: Any) -> Any:
         (source,) = col_selector.names
-        keys, offsets = _flat_keys(df[source])
+        keys, offsets = self._keys(df[source])
+    def _keys(self, column: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
+        array = _arrow(column)
+        return (_keys(array), np.arange(len(array) + 1)) if self.width is None else _list_keys(array)
+
         ids = functions.vocabulary_ids(keys, self.keys, self.ids)
         if self.width is None:
             return _frame(df, {self.name: ids})
@@ -258,22 +262,21 @@ def _arrow(series: Any) -> pa.Array:
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
-def _flat_keys(series: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
-    """Return the keys of a column's values, those of lists one after the other, and where each row's values begin."""
-    array = _arrow(series)
-    if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        return _keys(array.flatten()), array.offsets.to_numpy().astype(np.int64) - array.offsets[0].as_py()
-    return _keys(array), np.arange(len(array) + 1)
+def _list_keys(lists: pa.Array) -> tuple[UInt64Array, NDArray[np.int64]]:
+    """Return the keys of the lists' values, one list after the other, and where each list begins and the last ends."""
+    if pa.types.is_null(lists.type):  # what pandas makes of rows that are all null
+        lists = lists.cast(pa.list_(pa.null()))
+    lengths = lists.value_lengths().fill_null(0).to_numpy()
+    return _keys(lists.flatten()), np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _keys(array: pa.Array) -> UInt64Array:
-    if pa.types.is_null(array.type):
-        return np.array([], dtype=np.uint64)
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        coded = array.dictionary_encode()
-        keys: UInt64Array = string_keys(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
-        return keys
-    return int_keys(array.to_numpy())
+    """Return the keys of strings, bytes, integers or booleans; of nulls those of the canonical null."""
+    if pa.types.is_integer(array.type) or pa.types.is_boolean(array.type) or pa.types.is_floating(array.type):
+        return int_keys(array.cast(pa.int64()).fill_null(NULL_INT).to_numpy())
+    coded = array.cast(pa.large_string()).fill_null(NULL_STRING).dictionary_encode()
+    keys: UInt64Array = string_keys(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
+    return keys
 
 
 def _row_keys(frame: Any, names: list[str]) -> UInt64Array:

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import nvtabular as nvt
+import pandas as pd
+import pyarrow.parquet as pq
 from dask.dataframe.io.io import from_delayed
 from dask.delayed import delayed
 from merlin.core.dispatch import get_lib
 from merlin.dag import ColumnSelector
 from nvtabular import ops
 
+from feature_eng.inputs import NULL_INT, NULL_STRING
 from feature_eng.operators import (
     NO_FOLD,
     HashedIds,
@@ -106,7 +109,10 @@ def fit_workflow(schema: Schema, log: Path) -> nvt.Workflow:
     """
     with warnings.catch_warnings():
         _hush()
-        return build_workflow(schema).fit(_dataset(log))
+
+    Raises:
+        ValueError: the log has no rows.
+        return build_workflow(schema).fit(_dataset(schema, log))
 
 
 def serving_frame(schema: Schema, frame: Any) -> Any:
@@ -127,12 +133,24 @@ def load_workflow(folder: Path) -> nvt.Workflow:
         return nvt.Workflow.load(str(folder))
 
 
-def _dataset(log: Path) -> nvt.Dataset:
+def _dataset(schema: Schema, log: Path) -> nvt.Dataset:
     """Return the parts as delayed reads, each done once a phase; Dask would fuse reads of its own into operators."""
-    read = get_lib().read_parquet
-    parts = sorted(log.glob("*.parquet"))
-    meta = read(parts[0]).iloc[:0]
-    return nvt.Dataset(from_delayed([delayed(read, pure=True)(str(part)) for part in parts], meta=meta))
+    nulls = {i.name: NULL_STRING if i.dtype == "string" else NULL_INT for i in schema.inputs if i.is_list}
+    parts = [part for part in sorted(log.glob("*.parquet")) if pq.read_metadata(part).num_rows]
+    if not parts:
+        raise ValueError(f"log must have at least one row; got none in {log}")
+    meta = _read(parts[0], nulls).iloc[:0]
+    return nvt.Dataset(from_delayed([delayed(_read, pure=True)(part, nulls) for part in parts], meta=meta))
+
+
+def _read(part: Path, nulls: dict[str, str | int]) -> Any:
+    """Read a part; a list column without values gets a null, which no vocabulary counts: NVTabular needs its dtype."""
+    library = get_lib()
+    frame = library.read_parquet(str(part))
+    for name, null in nulls.items():
+        if library is pd and not any(map(len, frame[name])):
+            frame.at[frame.index[0], name] = [null]
+    return frame
 
 
 def _hush() -> None:
