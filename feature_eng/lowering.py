@@ -14,7 +14,15 @@ from nvtabular import ops
 from feature_eng.functions import HOURS, WEEKDAYS
 from feature_eng.inputs import Input
 from feature_eng.layout import Layout, Slot
-from feature_eng.operators import HashedIds, KeyStatistic, MomentPart, VocabularyIds, WordIds
+from feature_eng.operators import (
+    FillMedian,
+    HashedIds,
+    KeyStatistic,
+    MomentPart,
+    Normalize,
+    VocabularyIds,
+    WordIds,
+)
 from feature_eng.plan import Instruction, Plan
 from feature_eng.schema import Categorical, CategoricalList, Column, Hashed, Schema, Text, TimePart
 
@@ -155,13 +163,11 @@ _RULES: dict[type, Callable[..., Registers]] = {
     WordIds: _text,
     MomentPart: _moment,
     KeyStatistic: _key_statistic,
-    ops.FillMedian: _element_wise("fill", lambda op, column: {"value": op.medians[column]}),
+    FillMedian: _element_wise("fill", lambda op, column: {"value": op.medians[column]}),
     ops.FillMissing: _element_wise("fill", lambda op, column: {"value": op.fill_val}),
     ops.Clip: _element_wise("clip", _clip_bounds),
     ops.LogOp: _element_wise("log", lambda op, column: {}),
-    ops.Normalize: _element_wise(
-        "normalize", lambda op, column: {"mean": op.means[column], "deviation": op.stds[column]}
-    ),
+    Normalize: _element_wise("normalize", lambda op, column: {"mean": op.means[column], "deviation": op.stds[column]}),
     ops.Bucketize: _element_wise(
         "bucketize", lambda op, column: {}, lambda op, column: {"edges": np.float32(op.boundaries(column)[1:])}
     ),

@@ -1,4 +1,4 @@
-"""The NVTabular operators of our own: those that NVTabular lacks, or has with other numbers on CPU and GPU.
+"""The NVTabular operators of our own: those that NVTabular lacks, or has with wrong numbers or others on CPU and GPU.
 
 Each wraps an array function that the compiled plan calls too. A column is brought to host memory as Arrow, so that cuDF
 and pandas give the same numbers.
@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from merlin.dag import ColumnSelector
 from numpy.typing import NDArray
+from nvtabular import ops
 from nvtabular.ops import Operator, StatOperator
 
 from feature_eng import functions
@@ -36,6 +37,32 @@ class _Named(Operator):
         return col_schema.with_shape((None,))
 
 
+class FillMedian(ops.FillMedian):
+    """NVTabular's, with a median that float32 holds, and 0 for a column without any values."""
+
+    def fit_finalize(self, dask_stats: Any) -> None:
+        super().fit_finalize(dask_stats.fillna(0).astype(np.float32))
+
+
+class Normalize(ops.Normalize):
+    """NVTabular's, summed in float64, where its float32 sums lose the deviation of a column with a large mean.
+
+    A deviation that float32 cannot tell from none is 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(out_dtype=np.float32)
+
+    def fit(self, col_selector: ColumnSelector, ddf: Any) -> Any:
+        return super().fit(col_selector, ddf[col_selector.names].astype(np.float64))
+
+    def fit_finalize(self, dask_stats: Any) -> None:
+        super().fit_finalize(dask_stats)
+        for name, mean in self.means.items():
+            if not self.stds[name] > np.finfo(np.float32).eps * abs(mean):
+                self.stds[name] = 0.0
+
+
 def list_outputs(name: str, width: int) -> list[str]:
     """Return the names of the columns that a padded list takes."""
     return [f"{name}__{index}" for index in range(width)]
@@ -53,6 +80,10 @@ class VocabularyIds(_Named, StatOperator):
     def __init__(self, name: str, min_count: int, width: int | None = None) -> None:
         super().__init__([name] if width is None else list_outputs(name, width))
         self.name, self.min_count, self.width = name, min_count, width
+
+    def _keys(self, column: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
+        array = _arrow(column)
+        return (_keys(array), np.arange(len(array) + 1)) if self.width is None else _list_keys(array)
 
     def fit(self, col_selector: ColumnSelector, ddf: Any) -> Any:
         (source,) = col_selector.names
@@ -81,10 +112,6 @@ class VocabularyIds(_Named, StatOperator):
     def transform(self, col_selector: ColumnSelector, df: Any) -> Any:
         (source,) = col_selector.names
         keys, offsets = self._keys(df[source])
-    def _keys(self, column: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
-        array = _arrow(column)
-        return (_keys(array), np.arange(len(array) + 1)) if self.width is None else _list_keys(array)
-
         ids = functions.vocabulary_ids(keys, self.keys, self.ids)
         if self.width is None:
             return _frame(df, {self.name: ids})
@@ -156,6 +183,8 @@ class KeyStatistic(_Named, StatOperator):
     def __init__(
         self, name: str, statistic: str, column: str | None = None, fold: str | None = None, smooth: float = 0.0
     ) -> None:
+        if fold and statistic not in ("count", "mean"):
+            raise ValueError(f"statistic must be count or mean to be taken out of fold; got {statistic}")
         super().__init__([name])
         self.name, self.statistic, self.column, self.fold, self.smooth = name, statistic, column, fold, smooth
 
@@ -187,8 +216,6 @@ class KeyStatistic(_Named, StatOperator):
         self.keys = whole["key"].to_numpy()
         self.values = _statistic(whole, self.statistic, self.smooth, self.default).astype(np.float32)
         self.fold_keys, self.fold_values = np.array([], np.uint64), np.array([], np.float32)
-        if fold and statistic not in ("count", "mean"):
-            raise ValueError(f"statistic must be count or mean to be taken out of fold; got {statistic}")
         if self.fold:
             self._finalize_folds(dask_stats, whole, total)
 

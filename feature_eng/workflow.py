@@ -22,9 +22,11 @@ from nvtabular import ops
 from feature_eng.inputs import NULL_INT, NULL_STRING
 from feature_eng.operators import (
     NO_FOLD,
+    FillMedian,
     HashedIds,
     KeyStatistic,
     MomentPart,
+    Normalize,
     VocabularyIds,
     WordIds,
 )
@@ -85,19 +87,20 @@ def _number(feature: Column, schema: Schema) -> Any:
 
 def _step_operators(steps: tuple[Step, ...]) -> Iterator[Any]:
     for step in steps:
+        values = [float(np.float32(v)) for v in step.values]  # as in columns, whose 0.7 lies below float64's 0.7
         if step.op == "fill_median":
-            yield ops.FillMedian()
+            yield FillMedian()
         elif step.op == "fill":
-            yield ops.FillMissing(step.values[0])
+            yield ops.FillMissing(values[0])
         elif step.op == "clip":
-            yield ops.Clip(min_value=step.values[0], max_value=step.values[1])
+            yield ops.Clip(min_value=values[0], max_value=values[1])
         elif step.op == "log":
             yield ops.Clip(min_value=0)
             yield ops.LogOp()
         elif step.op == "normalize":
-            yield ops.Normalize(out_dtype=np.float32)
+            yield Normalize()
         else:  # the edge below all others makes ids start at 1
-            yield ops.Bucketize([-np.inf, *step.values])
+            yield ops.Bucketize([-np.inf, *values])
 
 
 def fit_workflow(schema: Schema, log: Path) -> nvt.Workflow:
@@ -106,12 +109,12 @@ def fit_workflow(schema: Schema, log: Path) -> nvt.Workflow:
     Args:
         schema: with every dtype resolved.
         log: folder of Parquet parts with the inputs, the labels and the folds; a part must fit in memory.
-    """
-    with warnings.catch_warnings():
-        _hush()
 
     Raises:
         ValueError: the log has no rows.
+    """
+    with warnings.catch_warnings():
+        _hush()
         return build_workflow(schema).fit(_dataset(schema, log))
 
 
