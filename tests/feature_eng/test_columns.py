@@ -1,3 +1,4 @@
+import warnings
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,19 @@ def test_a_good_request_is_checked_into_its_dtypes() -> None:
     assert candidate_count(INPUTS, request(), 3) == 3
 
 
+def test_small_integers_booleans_and_empty_arrays_of_any_dtype_are_taken() -> None:
+    nothing: dict[str, Any] = {"history__values": np.array([]), "history__offsets": np.array([0, 0], dtype=np.uint8)}
+    checked = checked_columns(INPUTS, request(user=np.array([True]), **nothing), 3)
+    assert checked["user"].tolist() == [1]
+    assert checked["history__values"].dtype == checked["history__offsets"].dtype == np.int64
+
+
+def test_a_number_that_float32_cannot_hold_is_infinite_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isinf(checked_columns(INPUTS, request(price=np.array([1e300, -1e300, 1.0])), 3)["price"][:2]).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -44,6 +58,12 @@ def test_a_good_request_is_checked_into_its_dtypes() -> None:
         ({"user": np.array([1.5])}, "user must be int64; got float64"),
         ({"item": np.array([1, 2, 3])}, "item must be string; got int64"),
         ({"item": np.array([b"\xff", b"a", b"b"], dtype=object)}, "item must be UTF-8; got other bytes"),
+        ({"item": np.array(["\ud800", "a", "b"], dtype=object)}, "item must be UTF-8; got other bytes"),
+        ({"item": np.array([None, "a", 3], dtype=object)}, "item must be string; got NoneType, int"),
+        ({"tags__values": np.array([np.nan], dtype=object)}, "tags__values must be string; got float"),
+        ({"user": np.array([2**63], dtype=np.uint64)}, f"user must be at most {2**63 - 1}; got {2**63}"),
+        ({"tags__offsets": np.array([0, 2, 1, 1], dtype=np.uint64)}, "tags__offsets must rise from 0 to the 1 values"),
+        ({"tags__offsets": np.array([[0, 1]])}, r"tags__offsets must be integers of one dimension; got int64 \[1, 2\]"),
         ({"tags__offsets": np.array([0, 1])[:1]}, "tags__offsets must have 4 entries, .*got 1"),
         ({"tags__offsets": np.array([0.0, 1, 1, 1])}, "tags__offsets must be integers of one dimension; got float64"),
         ({"tags__offsets": np.array([0, 1, 0, 1])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 1"),

@@ -34,6 +34,12 @@ def test_an_unknown_key_is_looked_up_as_the_default() -> None:
     assert found.tolist() == [2.0, 0.0, -1.0]
 
 
+def test_each_key_may_have_a_default_of_its_own() -> None:
+    listed = int_keys(np.array([1]))
+    keys, defaults = int_keys(np.array([1, 2, 3])), np.array([7.0, 8.0, 9.0], dtype=np.float32)
+    assert functions.looked_up(keys, listed, np.array([0.5], dtype=np.float32), defaults).tolist() == [0.5, 8.0, 9.0]
+
+
 @pytest.mark.parametrize(("keep_last", "kept"), [(True, [[2, 3], [4, 0], [0, 0]]), (False, [[1, 2], [4, 0], [0, 0]])])
 def test_lists_are_padded_and_cut_to_their_last_or_first_values(keep_last: bool, kept: list[list[int]]) -> None:
     ids, offsets = np.array([1, 2, 3, 4], dtype=np.int32), np.array([0, 3, 4, 4])
@@ -57,6 +63,13 @@ def test_hours_and_weekdays_are_those_of_utc() -> None:
     assert functions.weekday_ids(moments).tolist() == [4, 2, 3, 8]  # Thursday, Tuesday, Wednesday, null
 
 
+def test_the_first_and_last_moments_that_are_no_null_have_an_hour_and_a_weekday() -> None:
+    ends = np.array([NULL_INT + 1, 2**63 - 1])
+    days = [moment // 86_400_000 for moment in ends.tolist()]
+    assert functions.hour_ids(ends).tolist() == [m // 3_600_000 % 24 + 1 for m in ends.tolist()]
+    assert functions.weekday_ids(ends).tolist() == [(day + 3) % 7 + 1 for day in days]
+
+
 def test_an_age_is_in_days_and_unknown_where_a_moment_is() -> None:
     later = np.array([ms(2026, 3, 2, 12), ms(2026, 3, 2), NULL_INT])
     earlier = np.array([ms(2026, 3, 1), ms(2026, 3, 3), 0])
@@ -76,3 +89,4 @@ def test_numbers_are_filled_logged_and_normalized() -> None:
 def test_a_bucket_begins_at_its_edge() -> None:
     values = np.array([-1.0, 0.0, 0.5, 1.0, 9.0], dtype=np.float32)
     assert functions.bucketized(values, np.array([0.0, 1.0], dtype=np.float32)).tolist() == [1, 2, 2, 3, 3]
+    assert functions.bucketized(np.float32([-0.0]), np.float32([0.0])).tolist() == [2]

@@ -36,9 +36,38 @@ def test_an_integer_has_the_murmur_hash_of_its_eight_bytes(values: list[int]) ->
     assert int_keys(np.array(values)).tolist() == expected
 
 
+def test_the_key_of_hello_is_the_one_that_other_implementations_give() -> None:
+    assert string_keys(["hello"]).tolist() == [0x1E68D17C457BF117]
+
+
 def test_a_long_string_beside_short_ones_keeps_its_key() -> None:
     texts = ["a", "b" * 1_000_000, "", "é\0é"]
     assert string_keys(texts).tolist() == [murmur(text.encode()) for text in texts]
+
+
+@pytest.mark.parametrize("length", [7, 8, 9, 1023, 1024, 1025, 1031, 1032, 1033, 2048])
+def test_a_string_of_any_length_has_its_murmur_hash(length: int) -> None:
+    text = "".join(chr(97 + i % 26) for i in range(length))
+    assert string_keys(["x", text, text[1:]]).tolist() == [murmur(t.encode()) for t in ("x", text, text[1:])]
+
+
+def test_arrays_of_every_kind_of_string_have_the_same_keys() -> None:
+    texts = ["a", "größe", ""]
+    arrays = [np.array(texts), np.array(texts, dtype=object), np.array([text.encode() for text in texts])]
+    for array in arrays:
+        assert string_keys(array).tolist() == string_keys(texts).tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_the_key_of_an_integer_leads_back_to_it(value: int) -> None:
+    inverse = pow(M, -1, 2**64)
+    state = int(int_keys(np.array([value]))[0])
+    state = (state ^ state >> 47) * inverse & MASK
+    state = (state ^ state >> 47) * inverse & MASK
+    block = (state ^ 8 * M & MASK) * inverse & MASK
+    block = (block ^ block >> 47) * inverse & MASK
+    assert block == value % 2**64
 
 
 def test_different_integers_have_different_keys() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_eng.inputs import Input
+from feature_eng.inputs import NULL_INT, Input
 from feature_eng.layout import Layout, Slot
 from feature_eng.plan import Instruction, Plan, PlanError
 
@@ -38,6 +38,48 @@ def test_a_plan_read_back_computes_the_same(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def every_row_s_plan() -> Plan:
+    """A plan that crosses a user's column with an item's, and pads a user's list."""
+    return Plan(
+        fingerprint="abc",
+        inputs=(
+            Input("user", "user", "int64"),
+            Input("item", "item", "string"),
+            Input("history", "user", "int64", is_list=True),
+            Input("now", "context", "int64"),
+            Input("born", "item", "int64"),
+        ),
+        instructions=(
+            Instruction("int_keys", ("user",), "user.0"),
+            Instruction("string_keys", ("item",), "item.1"),
+            Instruction("combine_keys", ("user.0", "item.1"), "cross.2"),
+            Instruction("buckets", ("cross.2",), "cross.3", {"buckets": 1000}),
+            Instruction("int_keys", ("history__values",), "history.4"),
+            Instruction("vocabulary", ("history.4",), "history.5", {}, {"listed": "keys", "ids": "ids"}),
+            Instruction("pad", ("history.5", "history__offsets"), "history.6", {"width": 3}),
+            Instruction("age_days", ("now", "born"), "age.7"),
+        ),
+        layout=Layout((Slot("cross", 1001), Slot("history", 5, width=3)), ("age",)),
+        categorical=("cross.3", "history.6"),
+        continuous=("age.7",),
+        arrays={"keys": np.array([], dtype=np.uint64), "ids": np.array([], dtype=np.int32)},
+    )
+
+
+def test_a_user_s_and_context_s_single_row_holds_for_every_candidate(tmp_path: Path) -> None:
+    every_row_s_plan().save(tmp_path / "plan")
+    plan = Plan.load(tmp_path / "plan")
+    items = {"item": np.array(["a", "b", "a"]), "born": np.array([0, 86_400_000, 0])}
+    one = {"user": [7], "history__values": [5, NULL_INT], "history__offsets": [0, 2], "now": [2 * 86_400_000]}
+    three = {"user": [7] * 3, "history__values": [5, NULL_INT] * 3, "history__offsets": [0, 2, 4, 6]}
+    categorical, continuous = plan.run(items | one, 3)
+    assert categorical[:, 1:].tolist() == [[2, 1, 0]] * 3  # unseen, since the vocabulary is empty, null, padding
+    assert categorical[0, 0] == categorical[2, 0] != categorical[1, 0]
+    assert continuous.tolist() == [[2.0], [1.0], [2.0]]
+    for once, thrice in zip((categorical, continuous), plan.run(items | one | three, 3), strict=True):
+        np.testing.assert_array_equal(once, thrice)
+
+
 def test_saving_replaces_an_earlier_plan(tmp_path: Path) -> None:
     for _ in range(2):
         small_plan().save(tmp_path / "plan")
@@ -63,6 +105,9 @@ def instruction(**changes: Any) -> list[dict[str, Any]]:
 SPOILED = {
     "no plan.json": (lambda f: (f / "plan.json").unlink(), "must hold plan.json; got none"),
     "no JSON": (lambda f: (f / "plan.json").write_text("{"), "plan.json must be JSON"),
+    "no text": (lambda f: (f / "plan.json").write_bytes(b"\xff"), "plan.json must be JSON"),
+    "an empty array": (lambda f: (f / "arrays" / "ids.npy").write_bytes(b""), "must be as it was written"),
+    "arrays that are a list": (lambda f: change(f, arrays=[]), "plan.json must have every field"),
     "a list": (lambda f: (f / "plan.json").write_text("[]"), r"must have format 1; got \[\]"),
     "another format": (lambda f: change(f, format=9), "must have format 1; got 9"),
     "no array": (lambda f: (f / "arrays" / "ids.npy").unlink(), "ids.npy must exist; got none"),
