@@ -1,6 +1,8 @@
 """The plan gives what the fitted workflow gives: ids exactly, floats within 1e-6."""
 
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,10 @@ RAW = """
 FEATURES = {
     "filled and clipped": "{name: rating, role: item, kind: continuous, transform: [{fill: 3}, {clip: [1, 4]}, log]}",
     "median and log": "{name: rating, role: item, kind: continuous, transform: [fill_median, log, normalize]}",
-    "bucketized": "{name: rating, role: item, kind: continuous, transform: [{bucketize: [-1, 0, 2.5]}]}",
+    "bucketized": "{name: rating, role: item, kind: continuous, transform: [{bucketize: [-1, 0, 0.7, 2.5]}]}",
+    "clipped to an edge": (
+        "{name: rating, role: item, kind: continuous, transform: [{clip: [0.3, 0.7]}, {bucketize: [0.3, 0.7]}]}"
+    ),
     "hashed": "{name: f, kind: hashed, of: item, buckets: 9}",
     "crossed": "{name: f, kind: hashed, of: [user, item], buckets: 99}",
     "hour": "{name: f, kind: time_part, of: now, part: hour}",
@@ -104,9 +109,11 @@ def test_every_kind_of_feature_is_compiled_to_the_same_numbers(kind: str, tmp_pa
 
 
 INTS = st.one_of(st.sampled_from([NULL_INT, NULL_INT + 1, -1, 0, 2**63 - 1]), st.integers(-5, 30))
-FLOATS = st.one_of(st.floats(width=32, allow_infinity=False), st.sampled_from([-0.0, 3.4e38, -3.4e38, 1e-45]))
-TEXTS = st.one_of(st.sampled_from(["", "a", "b", "red red"]), st.text(max_size=12).filter(lambda t: t.isprintable()))
+EDGES = [0.7, 0.3, -0.0, 0.0, 3.4e38, -3.4e38, 1e-45]
+FLOATS = st.one_of(st.floats(width=32, allow_infinity=False), st.sampled_from(np.float32(EDGES).tolist()))
+TEXTS = st.one_of(st.sampled_from(["", "a", "b", "red red", "\0", "a\0", "İ\u2028ſ"]), st.text(max_size=12))
 MOMENTS = st.one_of(st.just(NULL_INT), st.integers(-(10**13), 10**13))
+DTYPES = {"price": np.float32, "rating": np.float32, "user": np.int64, "now": np.int64, "born": np.int64}
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
@@ -137,8 +144,58 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Plan, Sch
 @given(rows=ROWS)
 def test_whatever_the_rows_hold_workflow_and_plan_agree(rows: list[dict[str, Any]], everything: Any) -> None:
     workflow, plan, schema = everything
-    frame = pd.DataFrame(rows).astype({"price": np.float32, "rating": np.float32, "user": np.int64, "now": np.int64})
-    check_equal(workflow, plan, schema, frame)
+    check_equal(workflow, plan, schema, pd.DataFrame(rows).astype(DTYPES))
+
+
+EDGE_STEP, CLIP_STEP = {"bucketize": [0.1, 0.7]}, {"clip": [0.3, 5]}
+FILLS = st.sampled_from([[], ["fill_median"], [{"fill": 0.7}]])
+CHAINS = st.sampled_from(
+    [[], ["normalize"], ["log"], ["log", "normalize"], [CLIP_STEP], [EDGE_STEP], [CLIP_STEP, "log", EDGE_STEP]]
+)
+KEYS = st.lists(st.sampled_from(["user", "item"]), min_size=1, max_size=2, unique=True)
+MOMENT_PAIRS = st.permutations(["now", "born"])
+
+
+def column(kind: str, **fields: Any) -> st.SearchStrategy[dict[str, Any]]:
+    """Return columns of a kind, whose fields are fixed or drawn."""
+    drawn = {n: f if isinstance(f, st.SearchStrategy) else st.just(f) for n, f in fields.items()}
+    return st.fixed_dictionaries({"kind": st.just(kind), **drawn})
+
+
+COUNTS, LENGTHS, SERVED = st.integers(1, 4), st.integers(2, 5), st.booleans()
+RAW_COLUMNS = st.tuples(
+    column("categorical", name="user", role="user", dtype="int64", min_count=COUNTS, feature=SERVED),
+    column("categorical", name="item", role="item", dtype="string", min_count=COUNTS),
+    column("continuous", name="price", role="item", feature=SERVED, transform=st.builds(list.__add__, FILLS, CHAINS)),
+    column("continuous", name="rating", role="item", feature=SERVED, transform=CHAINS),
+    column("timestamp", name="born", role="item"),
+    column("categorical_list", name="history", role="user", dtype="int64", max_length=LENGTHS, min_count=COUNTS),
+    column("categorical_list", name="tags", role="item", dtype="string", max_length=LENGTHS, feature=SERVED),
+    column("text", name="title", role="item", buckets=st.integers(2, 99), max_length=LENGTHS, feature=SERVED),
+)
+DERIVED_COLUMN = st.one_of(
+    column("hashed", of=KEYS, buckets=st.integers(2, 2**30)),
+    column("target_encoding", of=KEYS, target="click", smooth=st.sampled_from([0, 0.5, 20]), transform=CHAINS),
+    column("group_statistic", of=KEYS, statistic="count", transform=CHAINS),
+    column("group_statistic", of=KEYS, statistic=st.sampled_from(["mean", "std", "min", "max"]), column="price"),
+    column("time_part", of=st.sampled_from(["now", "born"]), part=st.sampled_from(["hour", "weekday"])),
+    column("time_part", of=MOMENT_PAIRS, part="age_days", transform=st.builds(list.__add__, FILLS, CHAINS)),
+)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(RAW_COLUMNS, st.lists(DERIVED_COLUMN, max_size=5), st.integers(0, 999), st.sampled_from([1, 2, 60]), ROWS)
+def test_whatever_the_schema_and_the_log_hold_workflow_and_plan_agree(
+    raw: tuple[Any, ...], derived: list[Any], seed: int, log_rows: int, rows: list[Any]
+) -> None:
+    named = [{"name": f"f{index}", **feature} for index, feature in enumerate(derived)]
+    goals = [{"name": "click", "kind": "binary", "label": "click"}]
+    schema = parse_schema(json.dumps({"name": "s", "time": "now", "columns": [*raw, *named], "objectives": goals}))
+    with TemporaryDirectory() as folder:
+        log = training_log(seed, log_rows)
+        workflow, plan = compiled(schema, log, Path(folder))
+        for given_rows in (log, pd.DataFrame(rows).astype(DTYPES)):
+            check_equal(workflow, plan, schema, given_rows)
 
 
 def test_infinity_counts_as_missing_in_a_plan(everything: Any) -> None:
@@ -151,14 +208,3 @@ def test_infinity_counts_as_missing_in_a_plan(everything: Any) -> None:
         packed = [plan.run(plan_columns(given, schema.inputs), 2) for given in (spoiled, nulled)]
         for one, other in zip(*packed, strict=True):
             np.testing.assert_array_equal(one, other)
-
-
-def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
-    import nvtabular as nvt
-    from nvtabular import ops
-
-    schema = schema_of(FEATURES["hashed"])
-    workflow = nvt.Workflow(["price"] >> ops.LambdaOp(lambda column: column + 1))
-    workflow.fit(nvt.Dataset(training_log(0)[["price"]]))
-    with pytest.raises(TypeError, match=r"operator UDF on price must be one of .*VocabularyIds.*, which have a rule"):
-        lower(workflow, schema)
