@@ -189,6 +189,8 @@ def _derived_faults(
     wanted: Any = Timestamp if isinstance(column, TimePart) else Categorical
     kind = "timestamp" if isinstance(column, TimePart) else "categorical"
     roles = set()
+    if len(set(column.of)) < len(column.of):
+        yield "of", f"must name each column once; got {', '.join(column.of)}"
     for name in column.of:
         if name in sound and isinstance(sound[name], wanted):
             roles.add(sound[name].role)

@@ -244,6 +244,9 @@ COLUMN_FAULTS = {
     "{name: x, kind: time_part, part: hour, of: [timestamp, listed]}": (
         r"of: must name one column for hour; got timestamp, l"
     ),
+    "{name: x, kind: time_part, part: age_days, of: [timestamp, timestamp]}": (
+        r"of: must name each column once; got timestamp, timestamp"
+    ),
     "{name: x, kind: time_part, part: age_days, of: listed}": (
         r"must name two columns, later and earlier for age_days; got"
     ),
