@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from feature_eng import functions
 from feature_eng.columns import checked_columns
 from feature_eng.digests import file_sha256
-from feature_eng.inputs import Input
+from feature_eng.inputs import NULL_INT, NULL_STRING, Input
 from feature_eng.keys import combined_keys, int_keys, string_keys
 from feature_eng.layout import Layout
 
@@ -131,10 +131,11 @@ class Plan:
 
     @classmethod
     def load(cls, folder: str | Path) -> Plan:
-        """Read a plan and check all of it; its arrays are memory-mapped.
+        """Read a plan, check all of it, and try it on a row of nulls; its arrays are memory-mapped.
 
         Raises:
-            PlanError: a file is missing or changed, the format is unknown, or an instruction is not one of ours.
+            PlanError: a file is missing or changed, the format is unknown, an instruction is not one of ours, or the
+                plan does not run.
         """
         folder = Path(folder)
         try:
@@ -156,9 +157,13 @@ class Plan:
                 continuous=tuple(raw["continuous"]),
                 arrays={name: _load_array(folder, name, about) for name, about in raw["arrays"].items()},
             )
+            _check_registers(plan)
         except (KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"plan {folder}/plan.json must have every field; got {error!r}") from None
-        _check_registers(plan)
+        try:
+            plan.run(_row_of_nulls(plan.inputs), 1)
+        except Exception as error:  # whatever it is, better now than at the first request
+            raise PlanError(f"plan {folder} must run on a row of nulls; got {error!r}") from None
         return plan
 
 
@@ -183,8 +188,19 @@ def _load_array(folder: Path, name: str, about: Mapping[str, Any]) -> Array:
     return array
 
 
+def _row_of_nulls(inputs: tuple[Input, ...]) -> dict[str, Any]:
+    nulls = {"int64": NULL_INT, "string": NULL_STRING, "float32": np.nan}
+    row: dict[str, Any] = {}
+    for given in inputs:
+        row |= dict(zip(given.tensors, ([], [0, 0]) if given.is_list else ([nulls[given.dtype]],), strict=True))
+    return row
+
+
 def _check_registers(plan: Plan) -> None:
-    written = {name for i in plan.inputs for name in i.tensors}
+    tensors = [name for i in plan.inputs for name in i.tensors]
+    written = set(tensors)
+    if len(written) < len(tensors):
+        raise PlanError(f"plan must have inputs of different names; got {', '.join(tensors)}")
     for step in plan.instructions:
         for name in step.inputs:
             if name not in written:

@@ -102,6 +102,13 @@ def instruction(**changes: Any) -> list[dict[str, Any]]:
     return [fill | changes]
 
 
+NOTHING: dict[str, Any] = {
+    "instructions": [],
+    "layout": {"categorical": [], "continuous": []},
+    "categorical": [],
+    "continuous": [],
+}
+
 SPOILED = {
     "no plan.json": (lambda f: (f / "plan.json").unlink(), "must hold plan.json; got none"),
     "no JSON": (lambda f: (f / "plan.json").write_text("{"), "plan.json must be JSON"),
@@ -126,6 +133,26 @@ SPOILED = {
     "packing from nowhere": (lambda f: change(f, continuous=["x"]), "must pack registers that it writes; got x"),
     "packing too much": (lambda f: change(f, continuous=["price.0", "price.0"]), "as many registers as its layout has"),
     "a missing field": (lambda f: change(f, inputs=None), "plan.json must have every field"),
+    "an input twice": (
+        lambda f: change(f, inputs=[{"name": "price", "role": "item", "dtype": "float32"}] * 2),
+        "plan must have inputs of different names; got price, price",
+    ),
+    "numbers that are none": (
+        lambda f: change(f, **(NOTHING | {"instructions": instruction(numbers={"value": "much"})})),
+        "must run on a row of nulls; got ValueError",
+    ),
+    "a number too few": (
+        lambda f: change(f, **(NOTHING | {"instructions": instruction(numbers={})})),
+        "must run on a row of nulls; got TypeError.*'value'",
+    ),
+    "another width": (
+        lambda f: change(f, layout=Layout((Slot("item", 5, width=2),), ("price",)).to_json()),
+        "must run on a row of nulls; got ValueError",
+    ),
+    "a dtype that no input has": (
+        lambda f: change(f, **(NOTHING | {"inputs": [{"name": "price", "role": "item", "dtype": "float16"}]})),
+        "must run on a row of nulls; got KeyError.*float16",
+    ),
     "an array outside": (
         lambda f: change(f, arrays={"../../x": {"dtype": "<i4", "shape": [1], "sha256": ""}}),
         r"plan array must have a name of letters, digits and _; got '../../x'",

@@ -95,7 +95,7 @@ def test_the_plan_of_another_schema_is_refused(shop: Shop, tmp_path: Path) -> No
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("name", ["scores", "predictions", "objective_weights", "history__values"])
+@pytest.mark.parametrize("name", ["scores", "predictions", "objective_weights"])
 def test_a_column_with_the_name_of_another_tensor_is_refused(shop: Shop, tmp_path: Path, name: str) -> None:
     plan = Plan.load(shop.bundle.plan)
     taking = tuple(dataclasses.replace(i, name=name) if i.name == "price" else i for i in plan.inputs)
