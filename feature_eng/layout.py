@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# The one number of a shop that has none, always 0; no column of a schema may have this name.
+NO_NUMBER = "__zero__"
+
 
 @dataclass(frozen=True)
 class Slot:

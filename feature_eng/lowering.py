@@ -13,7 +13,7 @@ from nvtabular import ops
 
 from feature_eng.functions import HOURS, WEEKDAYS
 from feature_eng.inputs import Input
-from feature_eng.layout import Layout, Slot
+from feature_eng.layout import NO_NUMBER, Layout, Slot
 from feature_eng.operators import (
     FillMedian,
     HashedIds,
@@ -40,8 +40,8 @@ def lower(workflow: nvt.Workflow, schema: Schema) -> Plan:
     writer = _Writer(schema)
     registers = writer.node(workflow.output_node)
     layout = _layout(schema, writer.cardinalities)
-    if layout.continuous == ("zero",):
-        registers["zero"] = writer.emit("zero", "zero", [])
+    if layout.continuous == (NO_NUMBER,):
+        registers[NO_NUMBER] = writer.emit("zero", NO_NUMBER, [])
     return Plan(
         fingerprint=schema.fingerprint,
         inputs=schema.inputs,
@@ -178,7 +178,7 @@ def _layout(schema: Schema, cardinalities: dict[str, int]) -> Layout:
     """Return where each feature stands; a shop without numbers gets one column of zeros."""
     slots = [_slot(feature, cardinalities) for feature in schema.features]
     numbers = [f.name for f, slot in zip(schema.features, slots, strict=True) if slot is None]
-    return Layout(tuple(slot for slot in slots if slot), tuple(numbers or ["zero"]))
+    return Layout(tuple(slot for slot in slots if slot), tuple(numbers or [NO_NUMBER]))
 
 
 def _slot(feature: Column, cardinalities: dict[str, int]) -> Slot | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from feature_eng.arrow_columns import plan_columns
 from feature_eng.cluster import run_each
-from feature_eng.layout import Layout
+from feature_eng.layout import NO_NUMBER, Layout
 from feature_eng.operators import list_outputs
 from feature_eng.plan import Plan
 from feature_eng.schema import Schema
@@ -90,7 +90,7 @@ def as_served(plan: Plan, schema: Schema) -> Callable[[Any], Packed]:
 def pack(frame: Any, layout: Layout) -> Packed:
     """Return a transformed pandas or cuDF frame as `categorical` int32 (B, S) and `continuous` float32 (B, D)."""
     ids = [name for s in layout.categorical for name in (list_outputs(s.name, s.width) if s.width > 1 else [s.name])]
-    numbers = [] if layout.continuous == ("zero",) else list(layout.continuous)
+    numbers = [] if layout.continuous == (NO_NUMBER,) else list(layout.continuous)
     continuous = _columns(frame, numbers, np.float32)
     return _columns(frame, ids, np.int32), continuous if numbers else np.zeros((len(frame), 1), np.float32)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from nvtabular import ops
 
-from feature_eng.layout import Layout, Slot
+from feature_eng.layout import NO_NUMBER, Layout, Slot
 from feature_eng.lowering import lower
 from feature_eng.operators import Normalize
 from feature_eng.plan import Plan
@@ -84,8 +84,15 @@ def test_every_id_stays_below_its_cardinality(tmp_path: Path) -> None:
     columns: dict[str, Any] = {"item": ["new", "a", "b", ""], "user": [1, 2, 3, 4], "price": [-9.0, 1.0, 9.0, np.nan]}
     ids, zeros = plan.run(columns, 4)
     assert (ids.max(axis=0) < [slot.cardinality for slot in plan.layout.categorical]).all()
-    assert plan.layout.continuous == ("zero",)
+    assert plan.layout.continuous == (NO_NUMBER,)
     assert zeros.tolist() == [[0.0]] * 4
+
+
+def test_a_number_may_be_called_zero(tmp_path: Path) -> None:
+    LOG.rename(columns={"price": "zero"}).to_parquet(tmp_path / "part-00000.parquet", index=False)
+    schema = schema_of("{name: zero, role: item, kind: continuous, transform: [{fill: 7}]}")
+    _, numbers = lower(fit_workflow(schema, tmp_path), schema).run({"zero": [np.nan, 2.0]}, 2)
+    assert numbers.tolist() == [[7.0], [2.0]]
 
 
 def test_the_keys_of_a_column_are_computed_once(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from feature_eng.layout import Layout, Slot
+from feature_eng.layout import NO_NUMBER, Layout, Slot
 from feature_eng.logs import prepare_log
 from feature_eng.packing import as_served, out_of_fold, pack, write_features
 from feature_eng.plan import Plan
@@ -29,7 +29,7 @@ def test_a_frame_is_packed_in_the_layout_s_order() -> None:
 
 
 def test_a_shop_without_numbers_gets_a_column_of_zeros() -> None:
-    _, continuous = pack(pd.DataFrame({"a": [1, 2]}), Layout((Slot("a", 9),), ("zero",)))
+    _, continuous = pack(pd.DataFrame({"a": [1, 2]}), Layout((Slot("a", 9),), (NO_NUMBER,)))
     assert continuous.tolist() == [[0.0], [0.0]]
 
 
