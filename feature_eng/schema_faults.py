@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from feature_eng.schema import (
     Blend,
     Categorical,
+    CategoricalList,
     Column,
     Continuous,
     DerivedColumn,
@@ -21,6 +22,7 @@ from feature_eng.schema import (
     Schema,
     Step,
     TargetEncoding,
+    Text,
     TimePart,
     Timestamp,
 )
@@ -123,6 +125,7 @@ def _cross_faults(
     """Find the faults between parts; a name counts as declared even where its own entry has a fault."""
     yield from _repeated("columns", columns)
     yield from _repeated("objectives", objectives)
+    yield from _taken_names(columns)
     sound = {column.name: column for _, column in columns}
     named = _names(raw.get("columns"))
     goals = _names(raw.get("objectives"))
@@ -166,6 +169,15 @@ def _repeated(key: str, parts: list[tuple[int, Any]]) -> Iterator[tuple[Path_, s
         if part.name in seen:
             yield (key, index, "name"), f"must be unique; got {part.name}, which entry {seen[part.name]} has"
         seen.setdefault(part.name, index)
+
+
+def _taken_names(columns: list[tuple[int, Any]]) -> Iterator[tuple[Path_, str]]:
+    """Find columns that are called like the arrays of a list's values, offsets or cells."""
+    lists = {column.name for _, column in columns if isinstance(column, (CategoricalList, Text))}
+    for index, column in columns:
+        stem, _, end = column.name.rpartition("__")
+        if stem in lists and (end in ("values", "offsets") or end.isdigit()):
+            yield ("columns", index, "name"), f"must not be the name of an array of {stem}; got {column.name}"
 
 
 def _key_faults(raw: dict[str, Any], declared: dict[str, Any]) -> Iterator[tuple[Path_, str]]:

@@ -211,6 +211,10 @@ COLUMN_FAULTS = {
     "{name: price, role: item, kind: continuous}": (
         r"columns\[11\]\.name: must be unique; got price, which entry 4 has"
     ),
+    "{name: history__values, role: item, kind: continuous}": (
+        r"name: must not be the name of an array of history; got history__values"
+    ),
+    "{name: history__0, role: item, kind: continuous}": r"must not be the name of an array of history; got history__0",
     "{name: clicked, role: item, kind: categorical}": (
         r"must not be a label, which serving does not have; got clicked"
     ),
