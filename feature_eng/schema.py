@@ -24,6 +24,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_LARGEST = (2 - 2**-23) * 2.0**127  # of float32
+
+
 class Step(_Strict):
     """One step of a continuous column's transform; in YAML `log` or `{clip: [0, 10]}`."""
 
@@ -48,6 +51,8 @@ class Step(_Strict):
             "clip": len(self.values) == 2 and self.values[0] < self.values[-1],
             "bucketize": len(self.values) > 0 and list(self.values) == sorted(set(self.values)),
         }.get(self.op, not self.values)
+        if not all(abs(value) <= _LARGEST for value in self.values):
+            raise ValueError(f"{self.op} must have values that float32 holds; got {list(self.values)}")
         if not fits:
             raise ValueError(f"{self.op} must have {wanted.get(self.op, 'no values')}; got {list(self.values)}")
         return self

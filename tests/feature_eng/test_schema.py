@@ -194,6 +194,10 @@ COLUMN_FAULTS = {
     "{name: x, role: item, kind: continuous, transform: [{clip: 3}]}": (
         r"clip must have \[lowest, highest\]; got \[3.0\]"
     ),
+    "{name: x, role: item, kind: continuous, transform: [{fill: .nan}]}": r"fill must have values that float32 holds",
+    "{name: x, role: item, kind: continuous, transform: [{clip: [0, 1.0e+39]}]}": (
+        r"clip must have values that float32 holds; got \[0.0, 1e\+39\]"
+    ),
     "{name: x, role: item, kind: continuous, transform: [fill]}": (r"fill must have one value; got \[\]"),
     "{name: x, role: item, kind: continuous, transform: [{bucketize: [2, 1]}]}": (
         r"bucketize must have ascending edges; got"
