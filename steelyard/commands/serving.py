@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,7 @@ def serve(
     from steelyard.exporting import export_bundle
     from triton_repo.server import find_tritonserver, start_server
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it cleans up as Ctrl-C does
     console = Console(stderr=True)
     found = find_tritonserver()
     console.print(f"tritonserver: {found}")
