@@ -201,9 +201,11 @@ class KeyStatistic(_Named, StatOperator):
             values = frame[self.column].to_numpy().astype(np.float64) if self.column else np.ones(len(frame))
             rows = pd.DataFrame({"key": _row_keys(frame, sources), "fold": self._folds(frame), "sum": values})
             rows = rows[np.isfinite(values)]
-            return _summed(rows.assign(count=1, spread=0.0, low=rows["sum"], high=rows["sum"]))
+            spread = {"spread": 0.0} if self.statistic == "std" else {}
+            return _summed(rows.assign(count=1, **spread, low=rows["sum"], high=rows["sum"]))
 
         meta = pd.DataFrame({"key": np.array([], np.uint64), "fold": np.array([], np.int64)} | _EMPTY_SUMS)
+        meta = meta if self.statistic == "std" else meta.drop(columns="spread")
         return ddf.reduction(chunk, aggregate=_summed, combine=_summed, meta=meta, split_every=8)
 
     def fit_finalize(self, dask_stats: Any) -> None:
@@ -256,10 +258,11 @@ _HOW = {"sum": "sum", "count": "sum", "spread": "sum", "low": "min", "high": "ma
 
 def _summed(rows: pd.DataFrame) -> Any:
     """Merge sums of equal keys and folds; `spread`, the squared distances from the mean, as Chan et al. (1979) do."""
-    groups = rows.groupby(["key", "fold"])
-    shift = rows["sum"] / rows["count"] - groups["sum"].transform("sum") / groups["count"].transform("sum")
-    moved = rows.assign(spread=rows["spread"] + rows["count"] * shift**2)
-    return moved.groupby(["key", "fold"], as_index=False).agg(_HOW)
+    if "spread" in rows:  # at the price of memory, so only where it is asked for
+        groups = rows.groupby(["key", "fold"])
+        shift = rows["sum"] / rows["count"] - groups["sum"].transform("sum") / groups["count"].transform("sum")
+        rows = rows.assign(spread=rows["spread"] + rows["count"] * shift**2)
+    return rows.groupby(["key", "fold"], as_index=False).agg({k: how for k, how in _HOW.items() if k in rows})
 
 
 def _summed_counts(rows: pd.DataFrame) -> Any:
