@@ -20,9 +20,7 @@ from feature_eng.log_keys import Keys, array_keys, position_keys, row_keys
 from feature_eng.log_report import Summary, summarize
 from feature_eng.log_sources import Piece, read_slice
 from feature_eng.schema import Schema
-from feature_eng.splitting import Ranks, Sketch, Spans, Split, folds, key_ranks, sketch, spans, validates
-
-FOLD = "__fold__"
+from feature_eng.splitting import FOLD_COLUMN, Ranks, Sketch, Spans, Split, folds, key_ranks, sketch, spans, validates
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def write_piece(work: tuple[Piece, npt.NDArray[np.int64]], reading: Reading, wri
     fresh = np.ones(table.num_rows, bool)
     fresh[duplicates] = False
     if writing.with_folds:
-        train = table.append_column(FOLD, pa.array(folds(requests))).filter(pa.array(fresh & ~late))
+        train = table.append_column(FOLD_COLUMN, pa.array(folds(requests))).filter(pa.array(fresh & ~late))
     else:
         train = table.filter(pa.array(fresh & ~late))
     validation = table.filter(pa.array(fresh & late))

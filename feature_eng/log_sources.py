@@ -92,6 +92,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} must be {kind}; got an error: {error}") from None
 
 
+def file_stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Return each file's path, bytes and nanoseconds of change: what must be the same for work on them to go on."""
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def file_columns(path: Path) -> list[str]:
     """Return the names of a file's columns.
 

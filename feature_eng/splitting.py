@@ -20,6 +20,7 @@ Keys = npt.NDArray[np.uint64]
 Ranks = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+FOLD_COLUMN = "__fold__"
 FOLDS = 5
 # moments kept of a piece to find the cut: exact up to as many rows, above within 0.02 % of a piece's rows
 SKETCH_SIZE = 8192

@@ -42,8 +42,7 @@ from feature_eng.schema import (
     Text,
     TimePart,
 )
-
-FOLD_COLUMN = "__fold__"
+from feature_eng.splitting import FOLD_COLUMN
 
 
 def build_workflow(schema: Schema) -> nvt.Workflow:

@@ -18,7 +18,7 @@ from feature_eng.arrow_columns import plan_columns
 from feature_eng.cluster import run_each
 from feature_eng.log_encoding import key_columns
 from feature_eng.log_passes import encode_piece
-from feature_eng.log_sources import Piece
+from feature_eng.log_sources import Piece, file_stamps
 from feature_eng.logs import Log
 from feature_eng.schema import Schema
 from models.blending import blend
@@ -80,9 +80,8 @@ def score_log(
 
 def _job(log: Log, scoring: Scoring, identity: str) -> dict[str, Any]:
     """Return what must be the same for a job to be resumed."""
-    stats = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in log.files]
     about = {key: value for key, value in asdict(scoring).items() if key not in ("plan", "ranker")}
-    job = {"bundle": identity, "files": stats, "pieces": len(log.pieces), **about}
+    job = {"bundle": identity, "files": file_stamps(log.files), "pieces": len(log.pieces), **about}
     same: dict[str, Any] = json.loads(json.dumps(job))
     return same
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from feature_eng.log_checks import LogPolicies
-from feature_eng.log_sources import Paths, log_files
+from feature_eng.log_sources import Paths, file_stamps, log_files
 from feature_eng.logs import prepare_log
 from feature_eng.lowering import lower
 from feature_eng.packing import as_served, out_of_fold, write_features
@@ -109,7 +109,7 @@ def check_settings(ranker: Mapping[str, Any]) -> None:
 
 def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume: bool) -> None:
     """Start the folder of a run anew, or check that the one to resume is of the same run."""
-    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in log_files(paths)]
+    files = file_stamps(log_files(paths))
     run = json.loads(json.dumps({"files": files, "schema": schema.fingerprint, **options.to_json()}))
     record = work / "run.json"
     if resume:
