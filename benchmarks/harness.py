@@ -51,13 +51,19 @@ def report(results: Sequence[Result], path: Path | None, **more: Any) -> None:
     for name in results[0]:
         table.add_column(name, justify="right" if isinstance(results[0][name], (int, float)) else "left")
     for result in results:
-        table.add_row(*(f"{v:,.3f}" if isinstance(v, float) else str(v) for v in result.values()))
+        table.add_row(*(_shown(value) for value in result.values()))
     Console().print(table)
     if path:
         beside = path.with_name(f".{path.name}.partial")
         text = json.dumps({"hardware": hardware(), "results": list(results), **more}, indent=1)
         beside.write_text(text, encoding="utf-8")
         beside.replace(path)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.3f}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -115,20 +121,56 @@ def closed_loop(callers: Sequence[Callable[[], None]], duration_s: float) -> Loa
     return Load(tuple(s for taken in seconds for s in taken), time.perf_counter() - started)
 
 
-def line_plot(
-    path: Path, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x: str, y: str
-) -> None:
+def median_seconds(
+    calls: Mapping[str, Callable[[int], Callable[[], object]]], seconds: float, rounds: int
+) -> dict[str, float]:
+    """Return the median duration of each system's calls, the systems taking turns.
+
+    Args:
+        calls: for each system what makes its call number i ready, outside of the measured time.
+        seconds: that each system has for its calls, all rounds together; it makes one call a round at least.
+        rounds: turns of each system, after one that does not count.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, prepare in calls.items():
+            deadline = time.perf_counter() + seconds / rounds
+            counted = 0
+            while counted == 0 or time.perf_counter() < deadline:
+                call = prepare(len(taken[name]) + counted)
+                begin = time.perf_counter()
+                call()
+                duration = time.perf_counter() - begin
+                counted += 1
+                if turn:
+                    taken[name].append(duration)
+    return {name: float(np.median(durations)) for name, durations in taken.items()}
+
+
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def line_plot(path: Path, lines: Lines, *, title: str, x: str, y: str) -> None:
     """Write a plot of lines on logarithmic axes as PNG or SVG, by the path's ending."""
+    panel_plot(path, {title: lines}, x=x, y=y)
+
+
+def panel_plot(path: Path, panels: Mapping[str, Lines], *, x: str, y: str) -> None:
+    """Write plots of lines side by side, each under its title, on logarithmic axes that they share."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, (xs, ys) in lines.items():
-        axes.plot(xs, ys, marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    figure, row = pyplot.subplots(
+        1, len(panels), figsize=(6 * len(panels) + 1, 4.5), layout="constrained", sharey=True, squeeze=False
+    )
+    for axes, (title, lines) in zip(row[0], panels.items(), strict=True):
+        for name, (xs, ys) in lines.items():
+            axes.plot(xs, ys, marker="o", label=name)
+        axes.set(xscale="log", yscale="log", xlabel=x, title=title)
+        axes.grid(alpha=0.3, which="both")
+    row[0][0].set_ylabel(y)
+    row[0][0].legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -1,11 +1,12 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from benchmarks.harness import Load, closed_loop, joined, line_plot, report
+from benchmarks.harness import Load, closed_loop, joined, line_plot, median_seconds, panel_plot, report
 
 
 def test_a_load_is_summed_up_in_milliseconds_and_rates() -> None:
@@ -59,3 +60,30 @@ def test_a_report_names_the_hardware_and_holds_the_results(tmp_path: Path) -> No
 def test_a_plot_is_a_picture(tmp_path: Path) -> None:
     line_plot(tmp_path / "p.png", {"a": ([1, 10], [2, 3])}, title="t", x="x", y="y")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_are_one_picture(tmp_path: Path) -> None:
+    panel_plot(tmp_path / "p.svg", {"left": {"a": ([1, 10], [2, 3])}, "right": {}}, x="x", y="y")
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+
+
+def test_what_was_not_measured_is_a_dash_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    report([{"system": "a", "p50_ms": None}], None)
+    assert "│ a      │ -      │" in capsys.readouterr().out
+
+
+def test_systems_take_turns_and_getting_ready_is_not_counted() -> None:
+    made: list[tuple[str, int]] = []
+
+    def caller(name: str, call_s: float) -> Callable[[int], Callable[[], None]]:
+        def prepare(number: int) -> Callable[[], None]:
+            made.append((name, number))
+            time.sleep(0.02)
+            return lambda: time.sleep(call_s)
+
+        return prepare
+
+    medians = median_seconds({"a": caller("a", 0.001), "b": caller("b", 0.05)}, seconds=0.002, rounds=2)
+    assert 0.001 <= medians["a"] < 0.02
+    assert 0.05 <= medians["b"] < 0.1
+    assert made == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
