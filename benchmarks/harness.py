@@ -171,6 +171,6 @@ def panel_plot(path: Path, panels: Mapping[str, Lines], *, x: str, y: str) -> No
         axes.set(xscale="log", yscale="log", xlabel=x, title=title)
         axes.grid(alpha=0.3, which="both")
     row[0][0].set_ylabel(y)
-    row[0][0].legend()
+    figure.legend(*row[0][0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ SMALLEST = 1_000
 FEW_ROWS = 4_096  # up to which it makes sense to go through rows one by one
 SYSTEMS = ("plan", "workflow", "limit", "numpy", "polars", "dictionary", "sklearn")
 PARTS = 4  # of the log
+REQUEST_ROWS, MOST_REQUESTS = 100_000, 2_000
 UNKNOWN, MISSING = 0.02, 0.013
 
 Progress = Callable[[str], None]
@@ -128,7 +129,7 @@ def measure_kind(kind: str, extent: Extent, folder: Path, progress: Progress) ->
     systems = {"plan": plan_system(plan), "workflow": workflow_system(workflow, schema)}
     tables = fitted_tables(workflow, schema, keys)
     systems |= {"limit": limit_system(tables, table_bytes(plan))} | peer_systems(tables)
-    requests = request_columns(keys, max(*extent.sizes, 100_000), rng)
+    requests = request_columns(keys, max(*extent.sizes, REQUEST_ROWS), rng)
     check_equal(systems["plan"], systems["workflow"], plan, part_of(requests, 0, 10_000))
     results = []
     for rows in extent.sizes:
@@ -238,17 +239,15 @@ def request_columns(keys: Mapping[str, NDArray[Any]], rows: int, rng: np.random.
 
 
 def part_of(columns: Columns, number: int, rows: int) -> dict[str, NDArray[Any]]:
-    """Return request number `number` of `rows` rows, which starts anew where the columns end."""
-    requests = len(next(iter(columns.values()))) // rows
-    start = number % requests * rows
-    return {name: values[start : start + rows] for name, values in columns.items()}
+    """Return request number `number` of `rows` rows."""
+    return {name: values[number * rows : (number + 1) * rows] for name, values in columns.items()}
 
 
 def caller(system: System, columns: Columns, rows: int) -> Callable[[int], Callable[[], object]]:
-    """Return what makes a system's call number i ready."""
-    requests = len(next(iter(columns.values()))) // rows
+    """Return what makes a system's call number i ready; a request is formed once and comes again when all have been."""
+    requests = min(max(REQUEST_ROWS // rows, 1), MOST_REQUESTS)
 
-    @lru_cache(maxsize=1)  # so that the one request of very many rows is made once
+    @cache
     def formed(number: int) -> Any:
         return system.form(part_of(columns, number, rows))
 
@@ -279,7 +278,7 @@ def workflow_system(workflow: Any, schema: Schema) -> System:
     """Return the workflow as a system, whose answer is a DataFrame."""
     names = [given.name for given in schema.inputs]
 
-    def form(columns: Columns) -> pd.DataFrame:
+    def form(columns: Columns) -> Any:
         return pd.DataFrame({name: columns[name] for name in names})
 
     return System(form, lambda frame: workflow.transform(serving_frame(schema, frame)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ _HALF = np.uint64(32)
 
 
 def limit_system(tables: Tables, table_bytes: Mapping[str, int], threads: int | None = None) -> System:
-    """Return the system; it takes arrays, strings as their bytes with starts and ends, and writes into one output.
+    """Return the system; it takes strings as their bytes with starts and ends, and writes into the same output again.
 
     Args:
         tables: the columns and the numbers of the continuous ones.
@@ -40,10 +41,14 @@ def limit_system(tables: Tables, table_bytes: Mapping[str, int], threads: int | 
     workers = threads or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
 
+    @lru_cache(maxsize=1)
+    def output(rows: int) -> Packed:
+        return np.ones((rows, len(names)), np.int32), np.ones((rows, len(tables.continuous)), np.float32)
+
     def form(columns: Columns) -> tuple[Callable[..., None], tuple[Any, ...], Packed]:
         values = tuple(columns[name] for name in tables.continuous)
         keys = (tuple(columns[name] for name in names[~texts]), *int_tables)
-        out = np.empty((len(values[0]), len(names)), np.int32), np.empty((len(values[0]), len(values)), np.float32)
+        out = output(len(values[0]))
         if not texts.any():
             return _features, (keys, (values, *fitted), out), out
         strings = tuple(zip(*(spans(columns[name]) for name in names[texts]), strict=True))
@@ -115,18 +120,24 @@ def _text_ids(begin, end, texts, cells, ends, places, categorical):
 
 @njit(nogil=True, cache=True)
 def _hash(data, at, end):
-    state = np.uint64(0)
-    while at + _WORD <= end:
+    state = end - at
+    if state < _WORD:
         word = np.uint64(0)
-        for byte in range(8):  # one load, once LLVM is done with it
-            word |= np.uint64(data[at + np.uint64(byte)]) << np.uint64(8 * byte)
-        state = (state ^ word) * _PRIME
+        for place in range(at, end):
+            word = word << _WORD | np.uint64(data[place])
+        return (state ^ word) * _PRIME
+    while at + _WORD < end:
+        state = (state ^ _word(data, at)) * _PRIME
         at += _WORD
-    tail = np.uint64(0)
-    while at < end:
-        tail = (tail << _WORD) | np.uint64(data[at])
-        at += np.uint64(1)
-    return (state ^ tail) * _PRIME
+    return (state ^ _word(data, end - _WORD)) * _PRIME  # some bytes may count twice, which spares a branch
+
+
+@njit(nogil=True, cache=True)
+def _word(data, at):
+    word = np.uint64(0)
+    for byte in range(8):  # LLVM makes one load of it
+        word |= np.uint64(data[at + np.uint64(byte)]) << np.uint64(8 * byte)
+    return word
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -16,6 +16,7 @@ from benchmarks.plan import (
     KINDS,
     SYSTEMS,
     Extent,
+    caller,
     check_equal,
     fitted_tables,
     lines_of,
@@ -149,9 +150,19 @@ def test_vocabularies_are_of_known_kinds_and_sizes() -> None:
         vocabularies("int", 10, rng)
 
 
-def test_requests_follow_each_other_and_start_anew_at_the_end() -> None:
-    columns = {"a": np.arange(7)}
-    assert [part_of(columns, number, 3)["a"].tolist() for number in range(3)] == [[0, 1, 2], [3, 4, 5], [0, 1, 2]]
+def test_requests_follow_each_other_are_formed_once_and_come_again() -> None:
+    seen: list[int] = []
+    formed: list[int] = []
+
+    def form(columns: Any) -> int:
+        formed.append(int(columns["a"][0]))
+        return formed[-1]
+
+    prepare = caller(System(form, seen.append), {"a": np.arange(100_000)}, 40_000)
+    for number in range(5):
+        prepare(number)()
+    assert seen == [0, 40_000, 0, 40_000, 0]
+    assert formed == [0, 40_000]
 
 
 def test_results_have_one_form_and_name_what_was_not_measured(tmp_path: Path) -> None:
