@@ -34,11 +34,11 @@ def blend(predictions: NDArray[Any], weights: NDArray[Any], kind: Literal["linea
     Raises:
         ValueError: there is not one weight a prediction, or `kind` is neither.
     """
-    columns = predictions.T.astype(np.float32)  # K rows that lie together add up faster than B sums of K
+    columns = np.asarray(predictions, dtype=np.float32).T  # K sums over rows are faster than B sums of K
     if weights.shape not in (columns.shape[:1], predictions.shape):
         shapes = f"{list(weights.shape)} for {list(predictions.shape)}"
         raise ValueError(f"weights must have shape [K] or [B, K], like predictions; got {shapes}")
-    factors = weights.T.astype(np.float32)
+    factors = np.asarray(weights, dtype=np.float32).T
     if kind == "linear":
         return _weighed(columns, factors)
     if kind == "geometric":
@@ -87,5 +87,5 @@ def _weighed(columns: Float32Array, factors: Float32Array) -> Float32Array:
     """Return Σ_k of columns (K, B) times factors (K,) or (K, B), added in the same order for both."""
     total: Float32Array = columns[0] * factors[0]
     for column, factor in zip(columns[1:], factors[1:], strict=True):
-        total = total + column * factor
+        total += column * factor
     return total

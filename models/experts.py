@@ -36,7 +36,7 @@ class MultiGateMixture(nn.Module):
             raise ValueError("expert_widths must name at least one layer; got none")
         self.experts = experts
         self.first = nn.Linear(inputs, experts * widths[0])  # experts share their input: one matmul for all
-        self.activate = nn.Sequential(nn.ReLU(), Dropout(dropout))
+        self.activate = nn.Sequential(nn.ReLU(inplace=True), Dropout(dropout))
         self.rest = BatchedMLP(experts, widths[0], widths[1:], dropout)
         self.gates = nn.Linear(inputs, gates * experts)
         self.outputs = self.rest.outputs
@@ -45,5 +45,6 @@ class MultiGateMixture(nn.Module):
         """Map (B, I) to one mixture per objective, (K, B, H)."""
         hidden = self.activate(self.first(x)).unflatten(1, (self.experts, -1)).transpose(0, 1)  # (E, B, H1)
         expert = self.rest(hidden)  # (E, B, H)
-        gate = torch.softmax(self.gates(x).unflatten(1, (-1, self.experts)), 2)  # (B, K, E)
-        return torch.bmm(gate, expert.transpose(0, 1)).transpose(0, 1)
+        # torch's softmax is slow along a short last dimension, and fast along any but the last
+        gate = torch.softmax(self.gates(x).t().contiguous().unflatten(0, (-1, self.experts)), 1)  # (K, E, B)
+        return torch.bmm(gate.permute(2, 0, 1).contiguous(), expert.transpose(0, 1)).transpose(0, 1)

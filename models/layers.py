@@ -1,31 +1,10 @@
 """Building blocks of a ranker: fused embeddings, batched layers, feature crosses, dropout."""
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class ListMean(nn.Module):
-    """The mean of a list's vectors, leaving out its padding.
-
-    Args:
-        start: first of the list's columns.
-        stop: the one past its last.
-    """
-
-    def __init__(self, start: int, stop: int) -> None:
-        super().__init__()
-        self.start = start
-        self.stop = stop
-
-    def forward(self, ids: Tensor, vectors: Tensor) -> Tensor:
-        """Average vectors (B, columns, E) whose ids (B, columns) are not 0 to (B, E); an empty list gives 0."""
-        real = (ids[:, self.start : self.stop] > 0).to(vectors.dtype).unsqueeze(2)  # (B, width, 1)
-        total = (vectors[:, self.start : self.stop] * real).sum(1)
-        return total / real.sum(1).clamp(min=1)
 
 
 class EmbeddingTable(nn.Module):
@@ -40,6 +19,9 @@ class EmbeddingTable(nn.Module):
 
     columns: Tensor
     offsets: Tensor
+    padding: Tensor
+    starts: Tensor
+    members: Tensor
 
     def __init__(
         self, cardinalities: Sequence[int], columns: Sequence[tuple[int, int]], embedding: int, *, sparse: bool = False
@@ -47,15 +29,22 @@ class EmbeddingTable(nn.Module):
         super().__init__()
         first_rows = torch.tensor([0, *cardinalities]).cumsum(0).tolist()
         slots = sorted(zip(columns, first_rows, strict=False), key=lambda slot: slot[0][1] - slot[0][0] > 1)
-        widths = [stop - start for (start, stop), _ in slots]
+        widths = torch.tensor([stop - start for (start, stop), _ in slots])
         order = [(column, row) for (start, stop), row in slots for column in range(start, stop)]
+        slot_of = torch.arange(len(slots)).repeat_interleave(widths)
         self.sparse = sparse
-        self.singles = widths.count(1)
-        ends = list(accumulate(widths))[self.singles :]
-        self.lists = nn.ModuleList(ListMean(end - w, end) for end, w in zip(ends, widths[self.singles :], strict=True))
+        self.outputs = len(slots) * embedding
+        self.lists = bool((widths > 1).any())
         self.weight = nn.Parameter(torch.randn(first_rows[-1], embedding) * 0.05)
-        self.register_buffer("columns", torch.tensor([column for column, _ in order]), persistent=False)
-        self.register_buffer("offsets", torch.tensor([row for _, row in order], dtype=torch.int32), persistent=False)
+        buffers = {
+            "columns": torch.tensor([column for column, _ in order]),
+            "offsets": torch.tensor([row for _, row in order], dtype=torch.int32),
+            "padding": torch.where(widths > 1, 0, -1)[slot_of].int(),  # a single slot's 0 is an id like any other
+            "starts": (widths.cumsum(0) - widths).int(),
+            "members": F.one_hot(slot_of, len(slots)).float(),  # (S, C)
+        }
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, categorical: Tensor) -> Tensor:
         """Look up a batch.
@@ -67,11 +56,15 @@ class EmbeddingTable(nn.Module):
             Vectors (B, C·E): first the single-valued slots, then the lists.
         """
         ids = categorical.index_select(1, self.columns)
-        vectors = F.embedding(ids + self.offsets, self.weight, sparse=self.sparse)  # (B, columns, E)
-        slots = [vectors[:, : self.singles].flatten(1)]
-        for mean in self.lists:
-            slots.append(mean(ids, vectors))  # noqa: PERF401 - TorchScript unrolls a loop, not a comprehension
-        return torch.cat(slots, 1)
+        rows = ids + self.offsets
+        if not self.lists:
+            return F.embedding(rows, self.weight, sparse=self.sparse).flatten(1)
+        real = (ids > self.padding).to(self.weight.dtype)  # (B, S)
+        first = torch.arange(0, ids.numel(), ids.size(1), dtype=rows.dtype, device=ids.device)
+        starts = first.unsqueeze(1) + self.starts  # (B, C)
+        sums = torch.embedding_bag(self.weight, rows.view(-1), starts.view(-1), False, 0, self.sparse, real.view(-1))[0]
+        sizes = real.mm(self.members).clamp_min(1.0)  # (B, C)
+        return (sums / sizes.view(-1, 1)).view(-1, self.outputs)
 
 
 class FusedEmbedding(nn.Module):
@@ -101,10 +94,12 @@ class FusedEmbedding(nn.Module):
 
     def forward(self, categorical: Tensor) -> Tensor:
         """Look up ids (B, S) as vectors (B, outputs)."""
-        vectors = [torch.empty(categorical.size(0), 0, device=categorical.device)]
+        if len(self.tables) == 0:
+            return torch.empty(categorical.size(0), 0, device=categorical.device)
+        vectors: list[Tensor] = []
         for table in self.tables:
             vectors.append(table(categorical))  # noqa: PERF401
-        return torch.cat(vectors, 1)
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)
 
 
 class BatchedLinear(nn.Module):
@@ -142,7 +137,7 @@ class BatchedMLP(nn.Module):
         self.outputs = widths[-1] if widths else inputs
         self.layers = nn.Sequential()
         for width in widths:
-            self.layers.extend([BatchedLinear(groups, inputs, width), nn.ReLU(), Dropout(dropout)])
+            self.layers.extend([BatchedLinear(groups, inputs, width), nn.ReLU(inplace=True), Dropout(dropout)])
             inputs = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,7 +194,7 @@ class LowRankCross(nn.Module):
         """Map (B, I) to (B, I)."""
         y = x
         for down, up in zip(self.down, self.up):  # noqa: B905 - TorchScript knows no strict
-            y = x * up(down(y)) + y
+            y = torch.addcmul(y, x, up(down(y)))
         return y
 
 

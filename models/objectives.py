@@ -85,7 +85,7 @@ class ObjectiveChain(nn.Module):
         """Map logits (B, K) to expected values (B, K): probabilities, or units of the value."""
         logits = logits.float()
         steps = torch.where(self.is_value, logits.clamp(-self.limit, self.limit), F.logsigmoid(logits))
-        return (steps.unsqueeze(1) * self.ancestors).sum(2).exp()
+        return steps.mm(self.ancestors.t()).exp()
 
     def loss_sums(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return each objective's loss summed over the rows that count for it, and how many they are.

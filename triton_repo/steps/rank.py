@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
@@ -27,22 +26,21 @@ class TritonPythonModel:
         torch.set_num_threads(settings["threads"])
         on_gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
+        self.names = ("categorical", "continuous")
         self.ranker = torch.jit.load(io.BytesIO(data), map_location=self.device)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Rank the rows of all requests in one pass, and give each request its own."""
         inputs = [
-            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("categorical", "continuous")]
+            [torch.from_numpy(pb_utils.get_input_tensor_by_name(request, name).as_numpy()) for name in self.names]
             for request in requests
         ]
-        ids, numbers = (
-            arrays[0] if len(arrays) == 1 else np.concatenate(arrays) for arrays in zip(*inputs, strict=True)
-        )
+        packed = inputs[0] if len(inputs) == 1 else map(torch.cat, zip(*inputs, strict=True))
         with torch.inference_mode():
-            on_device = (torch.from_numpy(array).to(self.device) for array in (ids, numbers))
-            predictions = self.ranker(*on_device).cpu().numpy()
-        ends = np.cumsum([len(categorical) for categorical, _ in inputs])[:-1]
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor("predictions", np.ascontiguousarray(rows))])
-            for rows in np.split(predictions, ends)
-        ]
+            predictions = self.ranker(*(tensor.to(self.device) for tensor in packed)).cpu().numpy()
+        answers, start = [], 0
+        for categorical, _ in inputs:
+            stop = start + len(categorical)
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("predictions", predictions[start:stop])]))
+            start = stop
+        return answers
