@@ -41,6 +41,7 @@ from feature_eng.lowering import lower
 from feature_eng.operators import FillMedian, Normalize
 from feature_eng.packing import pack
 from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.schema import Schema
 from feature_eng.schema_file import parse_schema
 from feature_eng.workflow import fit_workflow, serving_frame
@@ -123,8 +124,8 @@ def measure_kind(kind: str, extent: Extent, folder: Path, progress: Progress) ->
     progress(f"{kind} keys: fitting")
     workflow = fit_workflow(schema, folder / "log")
     progress(f"{kind} keys: compiling")
-    lower(workflow, schema).save(folder / "plan")
-    plan = Plan.load(folder / "plan")
+    save_plan(lower(workflow, schema), folder / "plan")
+    plan = load_plan(folder / "plan")
     progress(f"{kind} keys: peers")
     systems = {"plan": plan_system(plan), "workflow": workflow_system(workflow, schema)}
     tables = fitted_tables(workflow, schema, keys)

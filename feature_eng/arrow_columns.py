@@ -1,4 +1,4 @@
-"""Canonical Arrow columns as the plain arrays that a plan runs on."""
+"""Canonical Arrow columns as the plain arrays that a plan runs on, where Arrow allows it without a copy."""
 
 from __future__ import annotations
 
@@ -9,24 +9,47 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from feature_eng.inputs import Input
+from feature_eng.inputs import NULL_INT, Input
+from feature_eng.strings import Strings
 
 
-def plan_columns(columns: Mapping[str, Any], inputs: Iterable[Input]) -> dict[str, NDArray[Any]]:
+def plan_columns(columns: Mapping[str, Any], inputs: Iterable[Input]) -> dict[str, NDArray[Any] | Strings]:
     """Return each input's arrays by name, a list's as values and offsets.
 
     Args:
         columns: canonical columns, such as a cleaned log's table; arrays or chunked arrays of one length.
         inputs: the plan's inputs.
     """
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any] | Strings] = {}
     for given in inputs:
         column = columns[given.name]
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if given.is_list:
             values, offsets = given.tensors
-            arrays[values] = array.flatten().to_numpy(zero_copy_only=False)
+            arrays[values] = _values(array.flatten())
             arrays[offsets] = np.concatenate([[0], np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))])
         else:
-            arrays[given.name] = array.to_numpy(zero_copy_only=False)
+            arrays[given.name] = _values(array)
     return arrays
+
+
+def _values(array: pa.Array) -> NDArray[Any] | Strings:
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return arrow_strings(array)
+    if pa.types.is_integer(array.type) and array.null_count:
+        array = array.cast(pa.int64()).fill_null(NULL_INT)
+    numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def arrow_strings(array: pa.Array) -> Strings:
+    """Return an Arrow string array (n,) as strings over its own bytes; a null is empty."""
+    if array.null_count:
+        array = array.fill_null("")
+    _, offsets, data = array.buffers()
+    dtype = np.int64 if pa.types.is_large_string(array.type) else np.int32
+    places = np.zeros(1, np.int64)
+    if len(array):
+        places = np.frombuffer(offsets, dtype)[array.offset : array.offset + len(array) + 1].astype(np.int64)
+    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    return Strings(text, places[:-1], places[1:])

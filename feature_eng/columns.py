@@ -2,70 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_eng.inputs import Input
+from feature_eng.strings import Strings, encoded, is_utf8, with_plain_words
 
 Array = NDArray[Any]
 
 _LARGEST = 2**63 - 1
 
 
-def checked_columns(inputs: Sequence[Input], columns: Mapping[str, Any], rows: int) -> dict[str, Array]:
-    """Return a request's columns as arrays of their inputs' dtypes.
+def bound_columns(
+    inputs: Sequence[Input], columns: Mapping[str, Any], rows: int, words: Container[str] = ()
+) -> tuple[list[Array], list[bool]]:
+    """Return the contiguous arrays that carry a request's inputs, and which inputs have one row for all.
+
+    Args:
+        inputs: the plan's.
+        columns: the request's arrays by tensor name.
+        rows: B; a column has as many values, or 1.
+        words: the string inputs that are split into words.
+
+    Returns:
+        For each input in turn its values, or its strings' data, starts and ends, then a list's offsets; and whether
+        each input has one row.
 
     Raises:
         ValueError: naming the column and the rule it breaks.
     """
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1; got {rows}")
-    wanted = [name for i in inputs for name in i.tensors]
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}")
-    checked = {}
-    for column in inputs:
-        if column.is_list:
-            values, offsets = (np.asarray(columns[name]) for name in column.tensors)
-            checked[column.tensors[0]] = _typed(column.tensors[0], column.dtype, values)
-            checked[column.tensors[1]] = _checked_offsets(column.tensors[1], offsets, len(values), rows)
+    if rows < 0:
+        raise ValueError(f"rows must be at least 0; got {rows}")
+    arrays: list[Array] = []
+    once: list[bool] = []
+    for given in inputs:
+        values = columns.get(given.name)
+        if type(values) is np.ndarray and values.dtype is _EXACT.get(given.dtype) and values.shape in ((rows,), (1,)):
+            arrays.append(values if values.flags.c_contiguous else np.ascontiguousarray(values))
+            once.append(len(values) == 1)
+            continue
+        missing = [name for name in given.tensors if name not in columns]
+        if missing:
+            _refuse_missing(inputs, columns)
+        values = _typed(given.tensors[0], given.dtype, columns[given.tensors[0]])
+        count = len(values)
+        if isinstance(values, Strings):
+            strings = with_plain_words(values) if given.name in words else values
+            arrays += (strings.data, strings.starts, strings.ends)
         else:
-            values = _typed(column.name, column.dtype, np.asarray(columns[column.name]))
-            if len(values) not in (1, rows):
-                raise ValueError(f"{column.name} must have {rows} values, one a candidate, or 1; got {len(values)}")
-            checked[column.name] = values
-    return checked
+            arrays.append(values)
+        if given.is_list:
+            offsets = _checked_offsets(given.tensors[1], np.asarray(columns[given.tensors[1]]), count, rows)
+            arrays.append(offsets)
+            once.append(len(offsets) == 2)
+        elif count not in (1, rows):
+            raise ValueError(f"{given.name} must have {rows} values, one a candidate, or 1; got {count}")
+        else:
+            once.append(count == 1)
+    return arrays, once
 
 
-def _typed(name: str, dtype: str, values: Array) -> Array:
-    """Return the values (n,) as int64, float32 or UTF-8 strings."""
-    if values.ndim != 1:
-        raise ValueError(f"{name} must have one dimension; got shape {list(values.shape)}")
-    kinds = {"int64": "iub", "float32": "fiu", "string": "OUS"}[dtype]
-    if values.dtype.kind not in kinds and len(values):
-        raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
+def _refuse_missing(inputs: Sequence[Input], columns: Mapping[str, Any]) -> None:
+    missing = [name for i in inputs for name in i.tensors if name not in columns]
+    raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}")
+
+
+_EXACT = {dtype: np.dtype(dtype) for dtype in ("int64", "float32", "float64")}
+_KINDS = {"int64": "iub", "float32": "fiu", "float64": "fiu"}
+
+
+def _typed(name: str, dtype: str, values: Any) -> Any:
+    """Return the values (n,) as int64, float32 or float64, or as UTF-8 strings."""
     if dtype == "string":
-        _check_text(name, values)
-        return values
+        return values if isinstance(values, Strings) else _text(name, np.asarray(values))
+    values = np.asarray(values)
+    _check_shape(name, values)
+    if values.dtype.kind not in _KINDS[dtype] and len(values):
+        raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
     if values.dtype == np.uint64 and dtype == "int64" and (values > _LARGEST).any():
         raise ValueError(f"{name} must be at most {_LARGEST}; got {values.max()}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which counts as missing
-        return values.astype(np.float32 if dtype == "float32" else np.int64, copy=False)
+        return np.ascontiguousarray(values, dtype=_EXACT[dtype])
 
 
-def _check_text(name: str, values: Array) -> None:
+def _check_shape(name: str, values: Array) -> None:
+    if values.ndim != 1:
+        raise ValueError(f"{name} must have one dimension; got shape {list(values.shape)}")
+
+
+def _text(name: str, values: Array) -> Strings:
+    _check_shape(name, values)
+    if values.dtype.kind not in "OUS" and len(values):
+        raise ValueError(f"{name} must be string; got {values.dtype}")
     others = {kind.__name__ for kind in set(map(type, values)) if not issubclass(kind, (str, bytes))}
-    if others:
+    if others and len(values):
         raise ValueError(f"{name} must be string; got {', '.join(sorted(others))}")
     try:
-        b"\n".join(value for value in values if isinstance(value, bytes)).decode()
-        "\n".join(value for value in values if isinstance(value, str)).encode()
+        strings = encoded(values)
     except UnicodeError:
         raise ValueError(f"{name} must be UTF-8; got other bytes") from None
+    check_utf8(name, strings)
+    return strings
+
+
+def check_utf8(name: str, strings: Strings) -> None:
+    """Refuse strings of which one is not UTF-8.
+
+    Raises:
+        ValueError: naming the column.
+    """
+    if not is_utf8(strings):
+        raise ValueError(f"{name} must be UTF-8; got other bytes")
 
 
 def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArray[np.int64]:
@@ -73,7 +123,7 @@ def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArr
         raise ValueError(f"{name} must be integers of one dimension; got {offsets.dtype} {list(offsets.shape)}")
     if len(offsets) not in (2, rows + 1):
         raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(offsets)}")
-    offsets = offsets.astype(np.int64, copy=False)  # differences of unsigned integers would wrap around
+    offsets = np.ascontiguousarray(offsets, dtype=np.int64)  # differences of unsigned integers would wrap around
     if offsets[0] != 0 or offsets[-1] != values or (np.diff(offsets) < 0).any():
         raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
     return offsets

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_eng.inputs import NULL_ID, NULL_INT, NULL_STRING, PADDING_ID, UNSEEN_ID
-from feature_eng.keys import UInt64Array, distinct_values, int_keys, string_keys
+from feature_eng.keys import UInt64Array, int_keys, string_keys
 
 Float32Array = NDArray[np.float32]
 Int32Array = NDArray[np.int32]
@@ -68,12 +68,11 @@ def padded(ids: Int32Array, offsets: NDArray[np.int64], width: int, *, keep_last
 
 def word_ids(texts: Any, buckets: int, width: int) -> Int32Array:
     """Return ids (n, width), 1 to `buckets`, of the first lower-cased words of texts (n,), `str` or UTF-8 `bytes`."""
-    distinct, codes = distinct_values(texts)
-    split = [(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t)).lower().split() for t in distinct]
+    split = [(t.decode("utf-8", "replace") if isinstance(t, bytes) else str(t)).lower().split() for t in texts]
     offsets = np.zeros(len(split) + 1, dtype=np.int64)
     np.cumsum([len(words) for words in split], out=offsets[1:])
     ids = bucket_ids(string_keys([word for words in split for word in words]), buckets)
-    return padded(ids, offsets, width, keep_last=False)[codes]
+    return padded(ids, offsets, width, keep_last=False)
 
 
 def hour_ids(moments_ms: NDArray[np.int64]) -> Int32Array:
@@ -92,25 +91,3 @@ def age_days(later_ms: NDArray[np.int64], earlier_ms: NDArray[np.int64]) -> Floa
     """Return the days from one moment to another, NaN where either is null."""
     days = (later_ms.astype(np.float64) - earlier_ms) / _DAY_MS
     return np.where((later_ms == NULL_INT) | (earlier_ms == NULL_INT), np.nan, days).astype(np.float32)
-
-
-def filled(values: Float32Array, value: float) -> Float32Array:
-    """Replace NaN and infinities."""
-    return np.where(np.isfinite(values), values, np.float32(value))
-
-
-def logged(values: Float32Array) -> Float32Array:
-    """Return log(1 + max(x, 0))."""
-    logs: Float32Array = np.log(np.maximum(values, np.float32(0)) + np.float32(1))
-    return logs
-
-
-def normalized(values: Float32Array, mean: float, deviation: float) -> Float32Array:
-    """Return (x - mean) / deviation, or x - mean for a constant column."""
-    centred = values - np.float32(mean)
-    return centred / np.float32(deviation) if deviation > 0 else centred
-
-
-def bucketized(values: Float32Array, edges: NDArray[np.float32]) -> Int32Array:
-    """Return 1 + the number of ascending `edges` that are not above x."""
-    return np.searchsorted(edges, values, side="right").astype(np.int32) + np.int32(1)

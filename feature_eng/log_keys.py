@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feature_eng.keys import buffer_keys, combined_keys, int_keys
+from feature_eng.arrow_columns import arrow_strings
+from feature_eng.keys import combined_keys, int_keys, string_keys
 
 Keys = npt.NDArray[np.uint64]
 
@@ -16,10 +17,7 @@ Keys = npt.NDArray[np.uint64]
 def array_keys(values: pa.Array) -> Keys:
     """Return the keys (n,) of a canonical column without lists (n,)."""
     if pa.types.is_string(values.type):
-        _, offsets, data = values.buffers()
-        stops = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1].astype(np.int64)
-        text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-        return buffer_keys(text, stops)
+        return string_keys(arrow_strings(values))
     numbers = values.to_numpy()
     return int_keys(numbers.view(np.int32) if numbers.dtype == np.float32 else numbers)
 

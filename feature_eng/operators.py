@@ -17,7 +17,8 @@ from nvtabular import ops
 from nvtabular.ops import Operator, StatOperator
 
 from feature_eng import functions
-from feature_eng.inputs import NULL_INT, NULL_STRING, RARE_ID, VOCABULARY_START
+from feature_eng.arrow_columns import arrow_strings
+from feature_eng.inputs import NULL_INT, RARE_ID, VOCABULARY_START
 from feature_eng.keys import UInt64Array, combined_keys, int_keys, string_keys
 
 NO_FOLD = -1
@@ -304,9 +305,7 @@ def _keys(array: pa.Array) -> UInt64Array:
     """Return the keys of strings, bytes, integers or booleans; of nulls those of the canonical null."""
     if pa.types.is_integer(array.type) or pa.types.is_boolean(array.type) or pa.types.is_floating(array.type):
         return int_keys(array.cast(pa.int64()).fill_null(NULL_INT).to_numpy())
-    coded = array.cast(pa.large_string()).fill_null(NULL_STRING).dictionary_encode()
-    keys: UInt64Array = string_keys(coded.dictionary.to_pylist())[coded.indices.to_numpy()]
-    return keys
+    return string_keys(arrow_strings(array.cast(pa.large_string())))
 
 
 def _row_keys(frame: Any, names: list[str]) -> UInt64Array:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 
 BATCH_ROWS = 16_384
 
@@ -25,7 +26,7 @@ class Predictor:
     ranker: Any
     device: torch.device
 
-    def predict(self, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float32]:
+    def predict(self, columns: Mapping[str, Any], rows: int) -> NDArray[np.float32]:
         """Return the expected value of each objective, (B, K), of B rows given as a plan's columns."""
         categorical, continuous = self.plan.run(columns, rows)
         return self.rank(categorical, continuous)
@@ -51,7 +52,7 @@ def load_predictor(plan: Path, ranker: Path) -> Predictor:
 @lru_cache(maxsize=2)
 def _loaded(plan: Path, ranker: Path, *versions: tuple[int, ...]) -> Predictor:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Predictor(Plan.load(plan), torch.jit.load(str(ranker), map_location=device), device)
+    return Predictor(load_plan(plan), torch.jit.load(str(ranker), map_location=device), device)
 
 
 def _version(file: Path) -> tuple[int, ...]:

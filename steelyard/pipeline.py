@@ -18,6 +18,7 @@ from feature_eng.logs import prepare_log
 from feature_eng.lowering import lower
 from feature_eng.packing import as_served, out_of_fold, write_features
 from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.progress import row_bar
 from feature_eng.schema import Schema
 from feature_eng.schema_file import load_schema, save_schema
@@ -149,8 +150,8 @@ def _features(schema: Schema, work: Path, report: Callable[[str], None]) -> Plan
         workflow = fit_workflow(schema, work / "log" / "train")
         shutil.rmtree(bundle / "workflow", ignore_errors=True)
         save_workflow(workflow, bundle / "workflow")
-        lower(workflow, schema).save(bundle / "plan")
-    plan = Plan.load(bundle / "plan")
+        save_plan(lower(workflow, schema), bundle / "plan")
+    plan = load_plan(bundle / "plan")
     width = plan.layout.categorical_width
     report(f"features: {width} categorical and {len(plan.layout.continuous)} continuous columns")
     sides = {"train": None, "validation": as_served(plan, schema)}

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from feature_eng.digests import file_sha256
 from feature_eng.inputs import Input
-from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 from feature_eng.schema import Schema
 from triton_repo import steps
 
@@ -65,7 +65,7 @@ def write_repository(
         raise ValueError(f"rank_backend must be python or libtorch; got {rank_backend}")
     if rank_threads < 1:
         raise ValueError(f"rank_threads must be at least 1; got {rank_threads}")
-    plan = Plan.load(plan_dir)
+    plan = load_plan(plan_dir)
     if plan.fingerprint != schema.fingerprint:
         raise ValueError(f"plan must have the schema's fingerprint {schema.fingerprint}; got {plan.fingerprint}")
     _check_names(plan.inputs)

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 from feature_eng.columns import candidate_count
 from feature_eng.packing import pack
-from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 from feature_eng.schema_file import load_schema
 from feature_eng.workflow import load_workflow, serving_frame
 
@@ -27,7 +27,7 @@ class TritonPythonModel:
         self.weights = np.array(settings["weights"], dtype=np.float32)
         self.schema = load_schema(version / "schema.yaml")
         self.workflow = load_workflow(version / "workflow")
-        self.plan = Plan.load(version / "plan")
+        self.plan = load_plan(version / "plan")
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request."""

@@ -33,6 +33,7 @@ from benchmarks.plan import (
 )
 from feature_eng.lowering import lower
 from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.workflow import fit_workflow
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -49,10 +50,10 @@ def fitted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan
     schema = schema_of(keys)
     write_log(keys, folder / "log", rng)
     workflow = fit_workflow(schema, folder / "log")
-    lower(workflow, schema).save(folder / "plan")
+    save_plan(lower(workflow, schema), folder / "plan")
     tables = fitted_tables(workflow, schema, keys)
     columns = request_columns(keys, THREADED_ROWS, rng)
-    return Plan.load(folder / "plan"), workflow_system(workflow, schema), tables, columns
+    return load_plan(folder / "plan"), workflow_system(workflow, schema), tables, columns
 
 
 def answer(system: System, columns: dict[str, Any]) -> Packed:

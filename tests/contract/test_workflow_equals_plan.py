@@ -17,6 +17,7 @@ from feature_eng.inputs import NULL_INT
 from feature_eng.lowering import lower
 from feature_eng.packing import pack
 from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.schema import Schema
 from feature_eng.schema_file import parse_schema
 from feature_eng.workflow import FOLD_COLUMN, fit_workflow, serving_frame
@@ -86,8 +87,8 @@ def compiled(schema: Schema, log: pd.DataFrame, folder: Path) -> tuple[Any, Plan
     for index in range(2):
         log[index::2].to_parquet(parts / f"part-{index:05d}.parquet", index=False)
     workflow = fit_workflow(schema, parts)
-    lower(workflow, schema).save(folder / "plan")
-    return workflow, Plan.load(folder / "plan")
+    save_plan(lower(workflow, schema), folder / "plan")
+    return workflow, load_plan(folder / "plan")
 
 
 def check_equal(workflow: Any, plan: Plan, schema: Schema, rows: pd.DataFrame) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_eng.columns import candidate_count, checked_columns
+from feature_eng.columns import bound_columns, candidate_count
 from feature_eng.inputs import Input
+from feature_eng.strings import encoded
 
 INPUTS = (
     Input("user", "user", "int64"),
@@ -29,24 +30,61 @@ def request(**changes: Any) -> dict[str, Any]:
     return columns | changes
 
 
-def test_a_good_request_is_checked_into_its_dtypes() -> None:
-    checked = checked_columns(INPUTS, request(price=np.array([1, 2, 3]), user=np.array([7], dtype=np.int16)), 3)
-    assert checked["price"].dtype == np.float32
-    assert checked["user"].dtype == np.int64
+# Where bound_columns puts each tensor.
+USER, HISTORY, HISTORY_OFFSETS, ITEM, PRICE, TAGS_OFFSETS = 0, 1, 2, 3, 6, 10
+
+
+def test_a_good_request_is_bound_in_its_dtypes() -> None:
+    given = request(price=np.array([1, 2, 3]), user=np.array([7], dtype=np.int16))
+    arrays, once = bound_columns(INPUTS, given, 3)
+    assert [array.dtype.name for array in arrays] == [
+        *("int64", "int64", "int64"),
+        *("uint8", "int64", "int64"),
+        "float32",
+        *("uint8", "int64", "int64", "int64"),
+    ]
+    assert once == [True, True, False, False, False]
+    assert arrays[ITEM].tobytes() == b"abc"
+    assert arrays[ITEM + 2].tolist() == [1, 2, 3]
     assert candidate_count(INPUTS, request(), 3) == 3
+
+
+def test_arrays_that_are_as_they_should_be_are_not_copied() -> None:
+    given = request()
+    arrays, _ = bound_columns(INPUTS, given, 3)
+    assert arrays[USER] is given["user"]
+    assert arrays[PRICE] is given["price"]
+    apart = np.arange(6, dtype=np.float32)[::2]
+    arrays, _ = bound_columns(INPUTS, request(price=apart), 3)
+    assert arrays[PRICE].flags.c_contiguous
+    assert arrays[PRICE].tolist() == [0, 2, 4]
+
+
+def test_strings_by_their_places_are_taken_as_they_are() -> None:
+    strings = encoded(["a", "größe", ""])
+    arrays, _ = bound_columns(INPUTS, request(item=strings), 3)
+    assert arrays[ITEM] is strings.data
+    assert arrays[ITEM + 1] is strings.starts
+
+
+def test_words_beyond_ascii_are_lowered_before_they_are_split() -> None:
+    texts = np.array(["Red  SHOE", "GRÖSSE\u2003m", ""], dtype=object)
+    arrays, _ = bound_columns(INPUTS, request(item=texts), 3, words={"item"})
+    assert arrays[ITEM].tobytes().decode() == "Red  SHOEgrösse m"
 
 
 def test_small_integers_booleans_and_empty_arrays_of_any_dtype_are_taken() -> None:
     nothing: dict[str, Any] = {"history__values": np.array([]), "history__offsets": np.array([0, 0], dtype=np.uint8)}
-    checked = checked_columns(INPUTS, request(user=np.array([True]), **nothing), 3)
-    assert checked["user"].tolist() == [1]
-    assert checked["history__values"].dtype == checked["history__offsets"].dtype == np.int64
+    arrays, _ = bound_columns(INPUTS, request(user=np.array([True]), **nothing), 3)
+    assert arrays[USER].tolist() == [1]
+    assert arrays[HISTORY].dtype == arrays[HISTORY_OFFSETS].dtype == np.int64
 
 
 def test_a_number_that_float32_cannot_hold_is_infinite_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.isinf(checked_columns(INPUTS, request(price=np.array([1e300, -1e300, 1.0])), 3)["price"][:2]).all()
+        arrays, _ = bound_columns(INPUTS, request(price=np.array([1e300, -1e300, 1.0])), 3)
+    assert np.isinf(arrays[PRICE][:2]).all()
 
 
 @pytest.mark.parametrize(
@@ -73,18 +111,18 @@ def test_a_number_that_float32_cannot_hold_is_infinite_without_a_warning() -> No
 )
 def test_a_column_is_refused_by_name_and_rule(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        checked_columns(INPUTS, request(**changes), 3)
+        bound_columns(INPUTS, request(**changes), 3)
 
 
 def test_missing_columns_are_all_named() -> None:
     columns = {name: array for name, array in request().items() if name not in ("price", "tags__values")}
     with pytest.raises(ValueError, match="columns must hold price, tags__values; got user, history__values"):
-        checked_columns(INPUTS, columns, 3)
+        bound_columns(INPUTS, columns, 3)
 
 
-def test_there_must_be_rows() -> None:
-    with pytest.raises(ValueError, match="rows must be at least 1; got 0"):
-        checked_columns(INPUTS, request(), 0)
+def test_there_cannot_be_less_than_no_rows() -> None:
+    with pytest.raises(ValueError, match="rows must be at least 0; got -1"):
+        bound_columns(INPUTS, request(), -1)
 
 
 @pytest.mark.parametrize(

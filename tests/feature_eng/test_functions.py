@@ -76,17 +76,3 @@ def test_an_age_is_in_days_and_unknown_where_a_moment_is() -> None:
     ages = functions.age_days(later, earlier)
     assert ages[:2].tolist() == [1.5, -1.0]
     assert np.isnan(ages[2])
-
-
-def test_numbers_are_filled_logged_and_normalized() -> None:
-    values = np.array([np.nan, np.inf, -np.inf, 3.0], dtype=np.float32)
-    assert functions.filled(values, 7.0).tolist() == [7.0, 7.0, 7.0, 3.0]
-    assert functions.logged(np.array([-5.0, 0.0, np.e - 1], dtype=np.float32)).tolist() == pytest.approx([0, 0, 1])
-    assert functions.normalized(np.array([1.0, 5.0], dtype=np.float32), 3.0, 2.0).tolist() == [-1.0, 1.0]
-    assert functions.normalized(np.array([4.0], dtype=np.float32), 4.0, 0.0).tolist() == [0.0]
-
-
-def test_a_bucket_begins_at_its_edge() -> None:
-    values = np.array([-1.0, 0.0, 0.5, 1.0, 9.0], dtype=np.float32)
-    assert functions.bucketized(values, np.array([0.0, 1.0], dtype=np.float32)).tolist() == [1, 2, 2, 3, 3]
-    assert functions.bucketized(np.float32([-0.0]), np.float32([0.0])).tolist() == [2]

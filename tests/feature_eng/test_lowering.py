@@ -101,30 +101,32 @@ def test_the_keys_of_a_column_are_computed_once(tmp_path: Path) -> None:
     cross = "{name: cross, kind: hashed, of: [user, item], buckets: 9}"
     plan = lowered(tmp_path, USER, ITEM, PRICE, cross, *statistics)
     ops_used = Counter(instruction.op for instruction in plan.instructions)
-    assert (ops_used["string_keys"], ops_used["int_keys"], ops_used["combine_keys"]) == (1, 1, 1)
+    assert (ops_used["string_keys"], ops_used["int_keys"], ops_used["combined_keys"]) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("of", ["[user, item]", "[item, user]"])
 def test_a_cross_keeps_the_order_of_its_columns(of: str, tmp_path: Path) -> None:
     plan = lowered(tmp_path, USER, ITEM, f"{{name: cross, kind: hashed, of: {of}, buckets: 9}}")
-    combined = next(step for step in plan.instructions if step.op == "combine_keys")
+    combined = next(step for step in plan.instructions if step.op == "combined_keys")
     assert [name.split(".")[0] for name in combined.inputs] == of.strip("[]").split(", ")
 
 
-def lowered_node(node: Any) -> list[dict[str, float]]:
+def lowered_node(node: Any) -> list[Any]:
     workflow = nvt.Workflow(node)
     workflow.fit(nvt.Dataset(pd.DataFrame({"price": np.float32([1, 3])})))
-    return [instruction.numbers for instruction in lower(workflow, schema_of(PRICE)).instructions]
+    return [instruction.steps for instruction in lower(workflow, schema_of(PRICE)).instructions]
 
 
-def test_a_bound_that_is_left_out_is_the_farthest_float32() -> None:
-    farthest = float(np.finfo(np.float32).max)
-    assert lowered_node(["price"] >> ops.Clip(min_value=2)) == [{"low": 2, "high": farthest}]
-    assert lowered_node(["price"] >> ops.Clip(max_value=2)) == [{"low": -farthest, "high": 2}]
+def test_a_bound_that_is_left_out_is_null() -> None:
+    assert lowered_node(["price"] >> ops.Clip(min_value=2)) == [(("finite",), ("clip", 2.0, None))]
+    assert lowered_node(["price"] >> ops.Clip(max_value=2)) == [(("finite",), ("clip", None, 2.0))]
 
 
-def test_fitted_numbers_are_in_the_instructions() -> None:
-    assert lowered_node(["price"] >> Normalize()) == [{"mean": 2.0, "deviation": pytest.approx(2**0.5)}]
+def test_a_chain_of_arithmetic_is_one_instruction_with_the_fitted_numbers() -> None:
+    chain = ["price"] >> ops.FillMissing(3) >> ops.LogOp() >> Normalize()
+    (steps,) = lowered_node(chain)
+    assert steps[:3] == (("finite",), ("fill", 3.0), ("log", 1.0))
+    assert steps[3] == ("normalize", pytest.approx(np.log([2, 4]).mean()), pytest.approx(np.log([2, 4]).std(ddof=1)))
 
 
 def test_an_operator_without_a_rule_is_named() -> None:

@@ -10,6 +10,7 @@ from feature_eng.layout import NO_NUMBER, Layout, Slot
 from feature_eng.logs import prepare_log
 from feature_eng.packing import as_served, out_of_fold, pack, write_features
 from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 from feature_eng.workflow import load_workflow
 from tests.conftest import Shop
 
@@ -36,7 +37,7 @@ def test_a_shop_without_numbers_gets_a_column_of_zeros() -> None:
 @pytest.fixture(scope="module")
 def features(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan]:
     folder = tmp_path_factory.mktemp("packing")
-    schema, plan = shop.bundle.schema, Plan.load(shop.bundle.plan)
+    schema, plan = shop.bundle.schema, load_plan(shop.bundle.plan)
     log = prepare_log(str(shop.log), schema, folder / "log", fraction=0.0).train
     labels = [objective.label for objective in schema.objectives]
     computing = {

@@ -1,3 +1,5 @@
+import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -7,9 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from feature_eng.digests import file_sha256
 from feature_eng.inputs import NULL_INT, Input
+from feature_eng.keys import int_keys
 from feature_eng.layout import Layout, Slot
-from feature_eng.plan import Instruction, Plan, PlanError
+from feature_eng.plan import ROWS_A_THREAD, Plan
+from feature_eng.plan_files import load_plan, save_plan
+from feature_eng.program import Instruction, PlanError
+from feature_eng.tables import hash_table
+
+
+def table_of(values: list[int], ids: list[int]) -> dict[str, Any]:
+    arrays = hash_table(int_keys(np.array(values, dtype=np.int64)), np.array(ids, dtype=np.int32), np.int32(2))
+    return {"keys": arrays["table"], "pilots": arrays["pilots"]}
+
+
+TABLE = {"table": "keys", "pilots": "pilots"}
 
 
 def small_plan() -> Plan:
@@ -17,20 +32,20 @@ def small_plan() -> Plan:
         fingerprint="abc",
         inputs=(Input("price", "item", "float32"), Input("item", "item", "int64")),
         instructions=(
-            Instruction("fill", ("price",), "price.0", {"value": 2.0}),
+            Instruction("numbers", ("price",), "price.0", {"double": 0}, steps=(("finite",), ("fill", 2.0))),
             Instruction("int_keys", ("item",), "item.1"),
-            Instruction("vocabulary", ("item.1",), "item.2", {}, {"listed": "keys", "ids": "ids"}),
+            Instruction("vocabulary", ("item.1",), "item.2", arrays=TABLE),
         ),
         layout=Layout((Slot("item", 5),), ("price",)),
         categorical=("item.2",),
         continuous=("price.0",),
-        arrays={"keys": np.array([1], dtype=np.uint64), "ids": np.array([4], dtype=np.int32)},
+        arrays=table_of([1, NULL_INT], [4, 1]),
     )
 
 
 def test_a_plan_read_back_computes_the_same(tmp_path: Path) -> None:
-    small_plan().save(tmp_path / "plan")
-    plan = Plan.load(tmp_path / "plan")
+    save_plan(small_plan(), tmp_path / "plan")
+    plan = load_plan(tmp_path / "plan")
     columns = {"price": np.array([np.nan, 5.0], np.float32), "item": np.array([1, 2])}
     for one, other in zip(plan.run(columns, 2), small_plan().run(columns, 2), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -52,23 +67,21 @@ def every_row_s_plan() -> Plan:
         instructions=(
             Instruction("int_keys", ("user",), "user.0"),
             Instruction("string_keys", ("item",), "item.1"),
-            Instruction("combine_keys", ("user.0", "item.1"), "cross.2"),
+            Instruction("combined_keys", ("user.0", "item.1"), "cross.2"),
             Instruction("buckets", ("cross.2",), "cross.3", {"buckets": 1000}),
-            Instruction("int_keys", ("history__values",), "history.4"),
-            Instruction("vocabulary", ("history.4",), "history.5", {}, {"listed": "keys", "ids": "ids"}),
-            Instruction("pad", ("history.5", "history__offsets"), "history.6", {"width": 3}),
+            Instruction("list_vocabulary", ("history",), "history.6", {"keep_last": 1}, TABLE),
             Instruction("age_days", ("now", "born"), "age.7"),
         ),
         layout=Layout((Slot("cross", 1001), Slot("history", 5, width=3)), ("age",)),
         categorical=("cross.3", "history.6"),
         continuous=("age.7",),
-        arrays={"keys": np.array([], dtype=np.uint64), "ids": np.array([], dtype=np.int32)},
+        arrays=table_of([NULL_INT], [1]),
     )
 
 
 def test_a_user_s_and_context_s_single_row_holds_for_every_candidate(tmp_path: Path) -> None:
-    every_row_s_plan().save(tmp_path / "plan")
-    plan = Plan.load(tmp_path / "plan")
+    save_plan(every_row_s_plan(), tmp_path / "plan")
+    plan = load_plan(tmp_path / "plan")
     items = {"item": np.array(["a", "b", "a"]), "born": np.array([0, 86_400_000, 0])}
     one = {"user": [7], "history__values": [5, NULL_INT], "history__offsets": [0, 2], "now": [2 * 86_400_000]}
     three = {"user": [7] * 3, "history__values": [5, NULL_INT] * 3, "history__offsets": [0, 2, 4, 6]}
@@ -82,24 +95,45 @@ def test_a_user_s_and_context_s_single_row_holds_for_every_candidate(tmp_path: P
 
 def test_saving_replaces_an_earlier_plan(tmp_path: Path) -> None:
     for _ in range(2):
-        small_plan().save(tmp_path / "plan")
-    assert Plan.load(tmp_path / "plan").fingerprint == "abc"
+        save_plan(small_plan(), tmp_path / "plan")
+    assert load_plan(tmp_path / "plan").fingerprint == "abc"
 
 
 def change(folder: Path, **changes: Any) -> None:
-    raw = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps(raw | changes))
+    """Change fields of plan.json and sign it anew, as another program might write it."""
+    path = folder / "plan.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps(raw | changes))
+    sign(folder)
+
+
+def sign(folder: Path) -> None:
+    digest = hashlib.sha256((folder / "plan.json").read_bytes()).hexdigest()
+    (folder / "plan.json.sha256").write_text(f"{digest}  plan.json\n")
+
+
+def write(folder: Path, data: bytes) -> None:
+    (folder / "plan.json").write_bytes(data)
+    sign(folder)
 
 
 def changed_array(folder: Path, **changes: Any) -> None:
     raw = json.loads((folder / "plan.json").read_text())
-    raw["arrays"]["ids"] |= changes
-    (folder / "plan.json").write_text(json.dumps(raw))
+    raw["arrays"]["keys"] |= changes
+    change(folder, arrays=raw["arrays"])
 
 
-def instruction(**changes: Any) -> list[dict[str, Any]]:
-    fill = {"op": "fill", "inputs": ["price"], "output": "price.0", "numbers": {"value": 2.0}, "arrays": {}}
-    return [fill | changes]
+def replace_array(folder: Path, name: str, array: np.ndarray) -> None:
+    """Write another array in an array's place, with its checksum."""
+    path = folder / "arrays" / f"{name}.npy"
+    np.save(path, array)
+    about = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": file_sha256(path)}
+    arrays = json.loads((folder / "plan.json").read_text())["arrays"]
+    change(folder, arrays=arrays | {name: about})
+
+
+def chain(**changes: Any) -> list[dict[str, Any]]:
+    return [{"op": "numbers", "inputs": ["price"], "output": "price.0", "numbers": {"double": 0}} | changes]
 
 
 NOTHING: dict[str, Any] = {
@@ -109,53 +143,109 @@ NOTHING: dict[str, Any] = {
     "continuous": [],
 }
 
+
+def alone(**changes: Any) -> dict[str, Any]:
+    """Return fields of a plan that computes one chain and packs nothing."""
+    return NOTHING | {"instructions": chain(**changes)}
+
+
 SPOILED = {
     "no plan.json": (lambda f: (f / "plan.json").unlink(), "must hold plan.json; got none"),
-    "no JSON": (lambda f: (f / "plan.json").write_text("{"), "plan.json must be JSON"),
-    "no text": (lambda f: (f / "plan.json").write_bytes(b"\xff"), "plan.json must be JSON"),
-    "an empty array": (lambda f: (f / "arrays" / "ids.npy").write_bytes(b""), "must be as it was written"),
+    "no checksum": (lambda f: (f / "plan.json.sha256").unlink(), "must hold plan.json.sha256; got none"),
+    "no JSON": (lambda f: write(f, b"{"), "plan.json must be JSON"),
+    "no text": (lambda f: write(f, b"\xff"), "plan.json must be JSON"),
+    "another checksum": (lambda f: (f / "plan.json").write_bytes(b"{}"), "plan.json must be as it was written"),
+    "an empty array": (lambda f: (f / "arrays" / "keys.npy").write_bytes(b""), "must be as it was written"),
     "arrays that are a list": (lambda f: change(f, arrays=[]), "plan.json must have every field"),
-    "a list": (lambda f: (f / "plan.json").write_text("[]"), r"must have format 1; got \[\]"),
-    "another format": (lambda f: change(f, format=9), "must have format 1; got 9"),
-    "no array": (lambda f: (f / "arrays" / "ids.npy").unlink(), "ids.npy must exist; got none"),
-    "a cut array": (lambda f: (f / "arrays" / "ids.npy").write_bytes(b"\x93NUMPY"), "must be as it was written"),
-    "another dtype": (lambda f: changed_array(f, dtype="<i8"), r"ids.npy must be <i8 \[1\]; got <i4 \[1\]"),
-    "another shape": (lambda f: changed_array(f, shape=[2]), r"ids.npy must be <i4 \[2\]; got <i4 \[1\]"),
-    "an unknown operation": (lambda f: change(f, instructions=instruction(op="eval")), "must be one of .*; got eval"),
+    "a list": (lambda f: write(f, b"[]"), r"must have format 2; got \[\]"),
+    "another format": (lambda f: change(f, format=9), "must have format 2; got 9"),
+    "no array": (lambda f: (f / "arrays" / "keys.npy").unlink(), "keys.npy must exist; got none"),
+    "a cut array": (lambda f: (f / "arrays" / "keys.npy").write_bytes(b"\x93NUMPY"), "must be as it was written"),
+    "another dtype": (lambda f: changed_array(f, dtype="<i8"), r"keys.npy must be <i8 \[3, 2\]; got <u8 \[3, 2\]"),
+    "another shape": (lambda f: changed_array(f, shape=[2]), r"keys.npy must be <u8 \[2\]; got <u8 \[3, 2\]"),
+    "signed keys": (
+        lambda f: replace_array(f, "keys", np.ones((3, 2), np.int64)),
+        r"plan array keys must be <u8 \[n, 2\]; got int64 \[3, 2\]",
+    ),
+    "no pilots": (
+        lambda f: replace_array(f, "pilots", np.array([], np.uint16)),
+        r"plan array pilots must be <u2 \[n\]; got uint16 \[0\]",
+    ),
+    "ids out of range": (
+        lambda f: replace_array(f, "keys", np.full((3, 2), 9, np.uint64)),
+        "arrays/keys.npy must hold ids from 0 to 4; got 9 to 9",
+    ),
+    "an unknown operation": (lambda f: change(f, instructions=chain(op="eval")), "must be one of .*; got eval"),
     "a register from nowhere": (
-        lambda f: change(f, instructions=instruction(inputs=["cost"])),
+        lambda f: change(f, instructions=chain(inputs=["cost"])),
         "instruction price.0 must read registers written before it; got cost",
     ),
     "an array from nowhere": (
-        lambda f: change(f, instructions=instruction(arrays={"edges": "nowhere"})),
+        lambda f: change(f, **alone(op="bucketize", arrays={"edges": "nowhere"})),
         "instruction price.0 must use arrays of the plan; got nowhere",
     ),
-    "packing from nowhere": (lambda f: change(f, continuous=["x"]), "must pack registers that it writes; got x"),
+    "an array of another name": (
+        lambda f: change(f, **alone(op="bucketize", arrays={"table": "keys"})),
+        "instruction price.0 must have edges; got none",
+    ),
+    "another kind of operand": (
+        lambda f: change(f, instructions=chain(op="hour")),
+        "instruction price.0 must read int64; got float32",
+    ),
+    "an operand too many": (
+        lambda f: change(f, instructions=chain(inputs=["price", "price"])),
+        "instruction price.0 must read .*number; got float32, float32",
+    ),
+    "packing from nowhere": (lambda f: change(f, continuous=["x"]), "x as number; got nothing"),
     "packing too much": (lambda f: change(f, continuous=["price.0", "price.0"]), "as many registers as its layout has"),
+    "ids as numbers": (
+        lambda f: change(f, categorical=["price.0"], continuous=["item.2"]),
+        "must pack ids as categorical, numbers as continuous; got price.0 otherwise",
+    ),
+    "keys as ids": (lambda f: change(f, categorical=["item.1"]), "must pack .*got item.1 otherwise"),
     "a missing field": (lambda f: change(f, inputs=None), "plan.json must have every field"),
     "an input twice": (
         lambda f: change(f, inputs=[{"name": "price", "role": "item", "dtype": "float32"}] * 2),
-        "plan must have inputs of different names; got price, price",
+        "must have inputs of different names; got price, price",
     ),
-    "numbers that are none": (
-        lambda f: change(f, **(NOTHING | {"instructions": instruction(numbers={"value": "much"})})),
-        "must run on a row of nulls; got ValueError",
+    "a list like an input": (
+        lambda f: change(
+            f,
+            inputs=[
+                {"name": "price", "role": "item", "dtype": "float32"},
+                {"name": "item", "role": "item", "dtype": "int64"},
+                {"name": "x", "role": "item", "dtype": "int64", "is_list": True},
+                {"name": "x__values", "role": "item", "dtype": "int64"},
+            ],
+        ),
+        "must have inputs of different names; got .*x__values, x__offsets, x__values",
     ),
-    "a number too few": (
-        lambda f: change(f, **(NOTHING | {"instructions": instruction(numbers={})})),
-        "must run on a row of nulls; got TypeError.*'value'",
+    "an unknown step": (
+        lambda f: change(f, **alone(steps=[["cube"]])),
+        r"steps of price.0 must be of finite \(0 numbers\), .*; got \['cube'\]",
+    ),
+    "a step with a number too few": (lambda f: change(f, **alone(steps=[["clip", 1]])), r"got \['clip', 1\]"),
+    "a step of words": (lambda f: change(f, **alone(steps=[["fill", "x"]])), "fill of price.0 must be a finite number"),
+    "a number too few": (lambda f: change(f, **alone(numbers={})), "price.0 must have double; got none"),
+    "a register twice": (
+        lambda f: change(f, **(NOTHING | {"instructions": chain() * 2})),
+        "must write each register once; got price.0 twice",
+    ),
+    "a number out of range": (
+        lambda f: change(f, **alone(numbers={"double": 2})),
+        "double of price.0 must be an integer from 0 to 1; got 2",
     ),
     "another width": (
         lambda f: change(f, layout=Layout((Slot("item", 5, width=2),), ("price",)).to_json()),
-        "must run on a row of nulls; got ValueError",
+        "instruction item.2 must fill its slot's 2 columns; got 1",
     ),
     "a dtype that no input has": (
         lambda f: change(f, **(NOTHING | {"inputs": [{"name": "price", "role": "item", "dtype": "float16"}]})),
-        "must run on a row of nulls; got KeyError.*float16",
+        "input price must be one of int64, .*; got float16",
     ),
     "an array outside": (
         lambda f: change(f, arrays={"../../x": {"dtype": "<i4", "shape": [1], "sha256": ""}}),
-        r"plan array must have a name of letters, digits and _; got '../../x'",
+        r"array must have a name of letters, digits and _; got '../../x'",
     ),
 }
 
@@ -163,25 +253,64 @@ SPOILED = {
 @pytest.mark.parametrize("case", SPOILED)
 def test_a_spoiled_plan_is_refused_with_its_reason(tmp_path: Path, case: str) -> None:
     spoil, message = SPOILED[case]
-    small_plan().save(tmp_path / "plan")
+    save_plan(small_plan(), tmp_path / "plan")
     spoil(tmp_path / "plan")
     with pytest.raises(PlanError, match=message):
-        Plan.load(tmp_path / "plan")
+        load_plan(tmp_path / "plan")
 
 
-@pytest.mark.parametrize("name", ["keys", "ids"])
-def test_a_flipped_bit_in_an_array_is_found(tmp_path: Path, name: str) -> None:
-    small_plan().save(tmp_path / "plan")
-    path = tmp_path / "plan" / "arrays" / f"{name}.npy"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(PlanError, match=f"{name}.npy must be as it was written; got another checksum"):
-        Plan.load(tmp_path / "plan")
+def test_a_plan_of_another_schema_is_refused(tmp_path: Path) -> None:
+    save_plan(small_plan(), tmp_path / "plan")
+    assert load_plan(tmp_path / "plan", "abc").fingerprint == "abc"
+    with pytest.raises(PlanError, match="must be of the schema def; got abc"):
+        load_plan(tmp_path / "plan", "def")
 
 
-def test_a_plan_needs_numpy_alone() -> None:
+def test_edges_must_ascend(tmp_path: Path) -> None:
+    step = Instruction("bucketize", ("price",), "b", {"first": 0}, {"edges": "edges"})
+    plan = dataclasses.replace(
+        small_plan(), instructions=(*small_plan().instructions, step), arrays={"edges": np.array([2.0, 1.0])}
+    )
+    with pytest.raises(PlanError, match=r"plan array edges must ascend; got \[2.0, 1.0\]"):
+        save_plan(dataclasses.replace(plan, arrays={**small_plan().arrays, **plan.arrays}), tmp_path / "plan")
+
+
+def test_a_plan_writes_into_given_arrays() -> None:
+    plan, columns = small_plan(), {"price": np.array([1.0, 5.0], np.float32), "item": np.array([1, 2])}
+    out = np.empty((2, 1), np.int32), np.empty((2, 1), np.float32)
+    assert plan.run(columns, 2, out=out)[0] is out[0]
+    assert out[0].tolist() == [[4], [2]]
+    with pytest.raises(
+        ValueError, match=r"out must hold continuous float32 \[2, 1\], contiguous; got float64 \[2, 1\]"
+    ):
+        plan.run(columns, 2, out=(out[0], np.empty((2, 1))))
+
+
+def test_a_register_may_be_packed_twice() -> None:
+    layout = Layout((Slot("item", 5), Slot("again", 5)), ("price", "same"))
+    twice = dataclasses.replace(small_plan(), layout=layout, categorical=("item.2",) * 2, continuous=("price.0",) * 2)
+    categorical, continuous = twice.run({"price": np.array([3.0], np.float32), "item": np.array([1, 7])}, 2)
+    assert categorical.tolist() == [[4, 4], [2, 2]]
+    assert continuous.tolist() == [[3, 3], [3, 3]]
+
+
+def test_rows_shared_by_threads_are_the_rows_of_one() -> None:
+    rows = 5 * ROWS_A_THREAD + 3
+    rng = np.random.default_rng(0)
+    columns = {"price": rng.normal(size=rows).astype(np.float32), "item": rng.integers(0, 3, rows)}
+    for one, shared in zip(
+        small_plan().run(columns, rows, threads=1), small_plan().run(columns, rows, threads=3), strict=True
+    ):
+        np.testing.assert_array_equal(one, shared)
+
+
+def test_no_rows_give_no_features() -> None:
+    categorical, continuous = small_plan().run({"price": np.array([], np.float32), "item": np.array([])}, 0)
+    assert (categorical.shape, continuous.shape) == ((0, 1), (0, 1))
+
+
+def test_a_plan_needs_numpy_and_numba_alone() -> None:
     heavy = ("torch", "pandas", "nvtabular", "pydantic", "pyarrow", "dask")
-    script = f"import sys, feature_eng.plan; print([m for m in {heavy} if m in sys.modules])"
+    script = f"import sys, feature_eng.plan_files; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

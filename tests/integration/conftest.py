@@ -15,6 +15,7 @@ import torch
 from feature_eng.inputs import NULL_INT
 from feature_eng.lowering import lower
 from feature_eng.plan import Plan
+from feature_eng.plan_files import save_plan
 from feature_eng.schema import Schema
 from feature_eng.schema_file import parse_schema
 from feature_eng.workflow import FOLD_COLUMN, fit_workflow
@@ -92,7 +93,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Schema, 
     random_log(2000).to_parquet(folder / "log" / "part-00000.parquet", index=False)
     schema = parse_schema(SCHEMA)
     plan = lower(fit_workflow(schema, folder / "log"), schema)
-    plan.save(folder / "plan")
+    save_plan(plan, folder / "plan")
     torch.manual_seed(0)
     slots = plan.layout.categorical
     ranker = Ranker(

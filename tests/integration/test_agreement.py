@@ -11,7 +11,7 @@ import torch
 from feature_eng.inputs import NULL_INT
 from feature_eng.logs import clean_log
 from feature_eng.packing import pack
-from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 from feature_eng.workflow import load_workflow, serving_frame
 from models.blending import blend
 from models.ranker import load_ranker
@@ -50,7 +50,7 @@ def test_training_batch_and_serving_agree(shop: Shop, tmp_path: Path) -> None:
     cleaned = clean_log(tmp_path / "log.parquet", schema, tmp_path / "cleaned", labels=False).folder
     frame = pq.read_table(cleaned).to_pandas()
     workflow = load_workflow(shop.bundle.workflow)
-    packed = pack(workflow.transform(serving_frame(schema, frame)), Plan.load(shop.bundle.plan).layout)
+    packed = pack(workflow.transform(serving_frame(schema, frame)), load_plan(shop.bundle.plan).layout)
     with torch.inference_mode():
         predictions = load_ranker(shop.bundle.folder / "ranker")(*map(torch.from_numpy, packed)).numpy()
     scores = blend(predictions, np.array([WEIGHTS[name] for name in names], np.float32), "linear")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from feature_eng.cluster import connect
-from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 from feature_eng.simulator import shop_schema
 from steelyard.pipeline import FitOptions, fit
 from tests.conftest import SMALL, Shop
@@ -93,7 +93,7 @@ def test_a_fit_killed_in_training_resumes_to_the_same_ranker(shop: Shop, tmp_pat
 def test_workers_fit_the_same_plan_as_one_process(shop: Shop, tmp_path: Path) -> None:
     with connect(workers=2):
         bundle = fit(str(shop.log), shop_schema(), tmp_path / "bundle", OPTIONS)
-    one, other = Plan.load(bundle.plan), Plan.load(shop.bundle.plan)
+    one, other = load_plan(bundle.plan), load_plan(shop.bundle.plan)
     assert one.layout == other.layout
     for name, array in one.arrays.items():
         np.testing.assert_allclose(array, other.arrays[name], rtol=1e-6)

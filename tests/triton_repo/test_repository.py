@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.simulator import shop_schema
 from tests.conftest import Shop
 from triton_repo.repository import write_repository
@@ -38,7 +38,7 @@ def test_the_ensemble_takes_one_user_and_any_number_of_items(shop: Shop, tmp_pat
 
 def test_rank_and_blend_batch_the_rows_of_many_requests(shop: Shop, tmp_path: Path) -> None:
     folder = write(shop, tmp_path / "models")
-    plan = Plan.load(shop.bundle.plan)
+    plan = load_plan(shop.bundle.plan)
     assert config(folder, "preprocess").max_batch_size == 0
     for model in ("rank", "blend"):
         assert config(folder, model).max_batch_size == 16_384
@@ -97,12 +97,12 @@ def test_the_plan_of_another_schema_is_refused(shop: Shop, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["scores", "predictions", "objective_weights"])
 def test_a_column_with_the_name_of_another_tensor_is_refused(shop: Shop, tmp_path: Path, name: str) -> None:
-    plan = Plan.load(shop.bundle.plan)
+    plan = load_plan(shop.bundle.plan)
     taking = tuple(dataclasses.replace(i, name=name) if i.name == "price" else i for i in plan.inputs)
     rename = [
         dataclasses.replace(s, inputs=tuple(name if i == "price" else i for i in s.inputs)) for s in plan.instructions
     ]
-    dataclasses.replace(plan, inputs=taking, instructions=tuple(rename)).save(tmp_path / "plan")
+    save_plan(dataclasses.replace(plan, inputs=taking, instructions=tuple(rename)), tmp_path / "plan")
     message = f"column must have a name that no other tensor of the ensemble has; got {name}"
     with pytest.raises(ValueError, match=message):
         write_repository(
@@ -128,4 +128,4 @@ def test_a_folder_that_holds_something_else_is_not_replaced(shop: Shop, tmp_path
 
 def test_a_repository_holds_no_pickle(shop: Shop, tmp_path: Path) -> None:
     names = {path.suffix for path in write(shop, tmp_path / "models").rglob("*") if path.is_file()}
-    assert names == {".pbtxt", ".py", ".json", ".npy", ".pt"}
+    assert names == {".pbtxt", ".py", ".json", ".sha256", ".npy", ".pt"}

@@ -1,3 +1,4 @@
+import re
 import signal
 import socket
 import subprocess
@@ -110,7 +111,7 @@ def test_a_number_of_the_plan_that_was_changed_is_not_served(shop: Shop, reposit
     folder = export_bundle(shop.bundle, tmp_path / "models")
     path = folder / "preprocess" / "1" / "plan" / "plan.json"
     text = path.read_text()
-    path.write_text(text.replace('"mean": ', '"mean": 1', 1))
+    path.write_text(re.sub(r'("normalize",\s*-?\d)', r"\g<1>1", text, count=1))
     assert path.read_text() != text
     with (
         start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,

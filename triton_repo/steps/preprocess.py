@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from feature_eng.columns import candidate_count
 from feature_eng.digests import file_sha256
-from feature_eng.plan import Plan
+from feature_eng.plan_files import load_plan
 from models.blending import check_weights
 
 
@@ -25,7 +25,7 @@ class TritonPythonModel:
         digest = file_sha256(folder / "plan.json")
         if digest != settings["sha256"]:
             raise ValueError(f"{folder / 'plan.json'} must have checksum {settings['sha256']}; got {digest}")
-        self.plan = Plan.load(folder)  # which checks its arrays against plan.json
+        self.plan = load_plan(folder)  # which checks its arrays against plan.json
         self.names = settings["objectives"]
         self.default_weights = np.array(settings["weights"], dtype=np.float32)
         self.max_candidates = settings["max_candidates"]

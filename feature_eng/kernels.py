@@ -1,0 +1,598 @@
+"""The machine that runs a plan: a compiled function an operation, and the loop that takes blocks of rows through them.
+
+Everything here works on plain memory and trusts its arguments, which `program.py` has checked. It is one file because
+numba's cache on disk notices changes of a function's own file alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from feature_eng.inputs import NULL_INT, PADDING_ID, UNSEEN_ID
+
+BLOCK = 512  # rows whose registers stay in the nearest caches
+
+# Where a register lies: the columns of a request, scratch for keys, scratch for 4-byte cells, or the packed outputs.
+INPUT, KEYS, CELLS, CATEGORICAL, CONTINUOUS = range(5)
+
+# The fields of an instruction; its operation's own settings follow.
+OP, OUTPUT, WIDTH, FIRST, COUNT, SETTINGS = range(6)
+FIELDS = SETTINGS + 6
+
+(
+    INT_KEYS,
+    STRING_KEYS,
+    COMBINED_KEYS,
+    BUCKETS,
+    FIND,
+    DIRECT,
+    LIST_FIND,
+    WORDS,
+    HOUR,
+    WEEKDAY,
+    AGE_DAYS,
+    NUMBERS,
+    BUCKETIZE,
+    CONSTANT,
+    COPY,
+) = range(15)
+
+# Where an instruction's numbers come from.
+FLOAT32, FLOAT64, INT64, REGISTER = range(4)
+
+# The steps of a chain of arithmetic.
+FINITE, FILL, CLIP, LOG, NORMALIZE, SCALE = range(6)
+
+_M = np.uint64(0xC6A4A7935BD1E995)
+_LENGTH_8 = np.uint64(8 * 0xC6A4A7935BD1E995 % 2**64)
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+_LOW = np.uint64(0xFFFFFFFF)
+_8, _32, _47 = np.uint64(8), np.uint64(32), np.uint64(47)
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+
+_inlined = njit(inline="always")
+_compiled = njit(nogil=True, cache=True)
+
+
+@intrinsic
+def _pointer(typing: Any, address: Any) -> Any:
+    """Return an address as a pointer."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic
+def _word(typing: Any, address: Any) -> Any:
+    """Return the eight bytes at an address, which need not be aligned."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load(pointer, align=1)
+
+    return types.uint64(types.int64), generate
+
+
+@_compiled
+def address_of(array):
+    """Return where an array's data lies."""
+    return array.ctypes.data
+
+
+# ── Keys: MurmurHash64A ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_inlined
+def _mixed(block):
+    block = block * _M
+    block ^= block >> _47
+    return block * _M
+
+
+@_inlined
+def _finished(state):
+    state = (state ^ (state >> _47)) * _M
+    return state ^ (state >> _47)
+
+
+@_inlined
+def _int_key(value):
+    return _finished((_LENGTH_8 ^ _mixed(np.uint64(value))) * _M)
+
+
+@njit
+def _string_key(address, length):
+    """Return the key of `length` bytes."""
+    state = np.uint64(length) * _M
+    left = length & 7
+    stop = address + length - left
+    at = address
+    while at < stop:
+        state = (state ^ _mixed(_word(at))) * _M
+        at += 8
+    if left:
+        tail = np.uint64(0)
+        if length >= 8:
+            tail = _word(stop + left - 8) >> np.uint64(64 - 8 * left)
+        else:
+            letters = carray(_pointer(stop), 8, np.uint8)
+            for i in range(left - 1, -1, -1):
+                tail = (tail << _8) | np.uint64(letters[i])
+        state = (state ^ tail) * _M
+    return _finished(state)
+
+
+@_compiled
+def int_keys(values, keys):
+    """Write the keys (n,) of integers (n,)."""
+    for i in range(len(keys)):
+        keys[i] = _int_key(values[i])
+
+
+@_compiled
+def string_keys(data, starts, ends, keys):
+    """Write the keys (n,) of the strings that lie in bytes at `starts[i]:ends[i]`."""
+    first = data.ctypes.data
+    for i in range(len(keys)):
+        keys[i] = _string_key(first + starts[i], ends[i] - starts[i])
+
+
+# ── Tables: a perfect hash, so that a lookup is one probe ────────────────────────────────────────────────────────────
+
+
+@_inlined
+def _scaled(bits, size):
+    """Return the upper half of a key as a place below a size."""
+    return np.int64(((bits >> _32) * np.uint64(size)) >> _32)
+
+
+@_inlined
+def bucket_of(key, buckets):
+    """Return which bucket a key is in; keys of a bucket share a pilot."""
+    return np.int64(((key & _LOW) * np.uint64(buckets)) >> _32)
+
+
+@_inlined
+def slot_of(key, pilot, slots):
+    """Return where a key lies, if the table has it."""
+    return _scaled((key ^ (np.uint64(pilot) * _SPREAD)) * _M, slots)
+
+
+@_inlined
+def _payload(key, table, slots, pilots, buckets, default):
+    slot = slot_of(key, pilots[bucket_of(key, buckets)], slots)
+    found = np.int32(table[slot, 1])
+    return found if table[slot, 0] == key else default
+
+
+@_compiled
+def find_pilots(keys, starts, order, slots, pilots):
+    """Give each bucket the first pilot that moves its keys to free slots.
+
+    Args:
+        keys: distinct uint64 (V,), bucket after bucket.
+        starts: first key of each bucket, and V, int64 (buckets + 1,).
+        order: buckets, the fullest first, int64 (buckets,).
+        slots: size of the table.
+        pilots: uint16 (buckets,), written.
+
+    Returns:
+        Whether every bucket got one.
+    """
+    taken = np.zeros(slots, np.bool_)
+    for bucket in order:
+        first, stop = starts[bucket], starts[bucket + 1]
+        pilot = 0
+        placed = first
+        while placed < stop:
+            slot = slot_of(keys[placed], pilot, slots)
+            if not taken[slot]:
+                taken[slot] = True
+                placed += 1
+                continue
+            for key in range(first, placed):
+                taken[slot_of(keys[key], pilot, slots)] = False
+            placed = first
+            pilot += 1
+            if pilot > 65535:
+                return False
+        pilots[bucket] = pilot
+    return True
+
+
+@_compiled
+def place_keys(keys, payloads, pilots, table):
+    """Write keys (V,) and payloads (V,) to their slots of a table uint64 (slots, 2)."""
+    slots, buckets = len(table), len(pilots)
+    for i in range(len(keys)):
+        slot = slot_of(keys[i], pilots[bucket_of(keys[i], buckets)], slots)
+        table[slot, 0] = keys[i]
+        table[slot, 1] = payloads[i]
+
+
+# ── Text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_compiled
+def split_wire(wire, starts, ends):
+    """Find the strings in Triton's BYTES: before each its length, four bytes little-endian.
+
+    Returns:
+        Whether there are exactly as many as `starts` (n,) and `ends` (n,) have room for.
+    """
+    at, size = 0, len(wire)
+    for i in range(len(starts)):
+        if at + 4 > size:
+            return False
+        length = (
+            np.int64(wire[at])
+            | (np.int64(wire[at + 1]) << 8)
+            | (np.int64(wire[at + 2]) << 16)
+            | (np.int64(wire[at + 3]) << 24)
+        )
+        starts[i] = at + 4
+        ends[i] = at + 4 + length
+        at = ends[i]
+        if at > size:
+            return False
+    return at == size
+
+
+@_compiled
+def first_invalid(data, starts, ends):
+    """Return the index of the first string that is not UTF-8, or -1. Source: RFC 3629, section 4."""
+    for i in range(len(starts)):
+        at, end = starts[i], ends[i]
+        while at < end:
+            lead = data[at]
+            if lead < 0x80:
+                at += 1
+                continue
+            if lead < 0xC2 or lead > 0xF4:
+                return i
+            more = 1 if lead < 0xE0 else (2 if lead < 0xF0 else 3)
+            if at + more >= end:
+                return i
+            second = data[at + 1]
+            low, high = 0x80, 0xBF
+            if lead == 0xE0:
+                low = 0xA0
+            elif lead == 0xED:
+                high = 0x9F
+            elif lead == 0xF0:
+                low = 0x90
+            elif lead == 0xF4:
+                high = 0x8F
+            if second < low or second > high:
+                return i
+            for j in range(2, more + 1):
+                if data[at + j] < 0x80 or data[at + j] > 0xBF:
+                    return i
+            at += more + 1
+    return -1
+
+
+@_compiled
+def first_beyond_ascii(data, starts, ends):
+    """Return the index of the first string, in order, that holds more than ASCII, or -1."""
+    for i in range(len(starts)):
+        for at in range(starts[i], ends[i]):
+            if data[at] >= 0x80:
+                return i
+    return -1
+
+
+@_inlined
+def _is_space(letter):
+    """Return whether `str.split` splits at an ASCII letter."""
+    return letter == 0x20 or (letter >= 0x09 and letter <= 0x0D) or (letter >= 0x1C and letter <= 0x1F)
+
+
+@njit
+def _lower_key(letters, first, stop):
+    """Return the key of ASCII letters in lower case; bytes beyond ASCII stay as they are."""
+    state = np.uint64(stop - first) * _M
+    block, filled = np.uint64(0), 0
+    for at in range(first, stop):
+        letter = letters[at]
+        if letter >= 0x41 and letter <= 0x5A:
+            letter += 0x20
+        block |= np.uint64(letter) << np.uint64(8 * filled)
+        filled += 1
+        if filled == 8:
+            state = (state ^ _mixed(block)) * _M
+            block, filled = np.uint64(0), 0
+    if filled:
+        state = (state ^ block) * _M
+    return _finished(state)
+
+
+@njit
+def _write_words(letters, stop, buckets, row, width):
+    """Write the buckets of a text's first words, then padding, into a row's cells."""
+    at, found = 0, 0
+    while at < stop and found < width:
+        while at < stop and _is_space(letters[at]):
+            at += 1
+        first = at
+        while at < stop and not _is_space(letters[at]):
+            at += 1
+        if at > first:
+            row[found] = _bucket(_lower_key(letters, first, at), buckets)
+            found += 1
+    for i in range(found, width):
+        row[i] = PADDING_ID
+
+
+# ── Numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_inlined
+def _bucket(key, buckets):
+    return np.int32(key % np.uint64(buckets)) + np.int32(1)
+
+
+@njit
+def _run_steps(values, steps, constants):
+    """Take values (n,), float32 or float64 as the constants (steps, 2) are, through a chain of arithmetic, in place."""
+    for step in range(len(steps)):
+        a, b = constants[step, 0], constants[step, 1]
+        kind = steps[step]
+        if kind == FINITE:
+            for i in range(len(values)):
+                if not np.isfinite(values[i]):
+                    values[i] = np.nan
+        elif kind == FILL:
+            for i in range(len(values)):
+                if np.isnan(values[i]):
+                    values[i] = a
+        elif kind == CLIP:
+            for i in range(len(values)):
+                if values[i] < a:
+                    values[i] = a
+                elif values[i] > b:
+                    values[i] = b
+        elif kind == LOG:
+            for i in range(len(values)):
+                values[i] = np.log(values[i] + a)
+        elif kind == NORMALIZE:
+            for i in range(len(values)):
+                values[i] = (values[i] - a) / b
+        elif kind == SCALE:
+            for i in range(len(values)):
+                values[i] = (values[i] - a) * b
+
+
+@njit
+def _load(values, source, address, first, held, column):
+    """Copy an instruction's numbers to float32 or float64 (n,); the integer that stands for a null becomes NaN."""
+    n = len(values)
+    if source == FLOAT32:
+        values[:] = carray(_pointer(address + 4 * first), n, np.float32)
+    elif source == FLOAT64:
+        values[:] = carray(_pointer(address + 8 * first), n, np.float64)
+    elif source == INT64:
+        integers = carray(_pointer(address + 8 * first), n, np.int64)
+        for i in range(n):
+            values[i] = np.nan if integers[i] == NULL_INT else integers[i]
+    else:
+        values[:] = held[:n, column]
+
+
+@_inlined
+def _hour(moment):
+    return np.int32(25) if moment == NULL_INT else np.int32(moment // _HOUR_MS % 24 + 1)
+
+
+@_inlined
+def _weekday(moment):
+    return np.int32(8) if moment == NULL_INT else np.int32((moment // _DAY_MS + 3) % 7 + 1)
+
+
+@njit
+def _edges_below(value, edges):
+    """Return how many ascending edges are not above a value; NaN is above all, as in NVTabular."""
+    first, stop = 0, len(edges)
+    while first < stop:
+        middle = (first + stop) // 2
+        if value < edges[middle]:
+            stop = middle
+        else:
+            first = middle + 1
+    return first
+
+
+# ── Operations: each writes the first n rows of its register, from its operands' ─────────────────────────────────────
+
+
+@njit
+def _find(keys, settings, target, column):
+    """Write the payloads of keys (n,)."""
+    slots, buckets, default = settings[1], settings[3], np.int32(settings[4])
+    table = carray(_pointer(settings[0]), (slots, 2), np.uint64)
+    pilots = carray(_pointer(settings[2]), buckets, np.uint16)
+    for i in range(len(keys)):
+        target[i, column] = _payload(keys[i], table, slots, pilots, buckets, default)
+
+
+@njit
+def _direct(values, settings, target, column):
+    """Write the entries of a table that integers (n,) index."""
+    size, low, default, null = np.uint64(settings[1]), np.uint64(settings[2]), settings[3], settings[4]
+    table = carray(_pointer(settings[0]), settings[1], np.int32)
+    for i in range(len(values)):
+        place = np.uint64(values[i]) - low
+        known = table[np.int64(place)] if place < size else np.int32(default)
+        target[i, column] = np.int32(null) if values[i] == NULL_INT else known
+
+
+@njit
+def _list_find(data, starts, ends, offsets, settings, target, column, width):
+    """Write the payloads of lists' values, then padding; integers lie at `data`, strings at its starts and ends."""
+    slots, buckets, strings, keep_last = settings[1], settings[3], settings[4], settings[5]
+    table = carray(_pointer(settings[0]), (slots, 2), np.uint64)
+    pilots = carray(_pointer(settings[2]), buckets, np.uint16)
+    integers = carray(_pointer(data), 1, np.int64)
+    for i in range(len(offsets) - 1):
+        kept = min(offsets[i + 1] - offsets[i], width)
+        first = offsets[i + 1] - kept if keep_last else offsets[i]
+        for j in range(kept):
+            at = first + j
+            key = _string_key(data + starts[at], ends[at] - starts[at]) if strings else _int_key(integers[at])
+            target[i, column + j] = _payload(key, table, slots, pilots, buckets, np.int32(UNSEEN_ID))
+        for j in range(kept, width):
+            target[i, column + j] = PADDING_ID
+
+
+@njit
+def _age_days(later, earlier, numbers, column):
+    """Write the days between moments; a single one holds for all."""
+    later_step, earlier_step = int(len(later) > 1), int(len(earlier) > 1)
+    for i in range(max(len(later), len(earlier))):
+        one, other = later[i * later_step], earlier[i * earlier_step]
+        known = one != NULL_INT and other != NULL_INT
+        numbers[i, column] = (np.float64(one) - other) / _DAY_MS if known else np.nan
+
+
+# ── The loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@_inlined
+def _int64s(address, first, n):
+    """Return n integers of a request's column, from its row `first`."""
+    return carray(_pointer(address + 8 * first), n, np.int64)
+
+
+@_compiled
+def execute(
+    code, operands, registers, given_once, addresses, steps, constants32, constants64, categorical, continuous, span
+):
+    """Run a program over rows, a block after the other.
+
+    An instruction whose operands all have one row, such as a user's, is computed once and holds for every row.
+
+    Args:
+        code: an instruction a row, int64 (instructions, FIELDS).
+        operands: registers that instructions read, int64, each one's from FIRST on, COUNT of them.
+        registers: bank and column of each register, int64 (registers, 2).
+        given_once: whether an input register has one row for all, bool (registers,).
+        addresses: where the inputs' data lie, int64.
+        steps: kinds of arithmetic, int64 (steps,).
+        constants32: two numbers a step, float32 (steps, 2).
+        constants64: the same, float64.
+        categorical: int32 (B, S), written.
+        continuous: float32 (B, D), written.
+        span: keys registers, cells registers, first row, and the row after the last, int64 (4,).
+    """
+    once = given_once.copy()
+    for line in code:
+        once[line[OUTPUT]] = True
+        for operand in operands[line[FIRST] : line[FIRST] + line[COUNT]]:
+            once[line[OUTPUT]] &= once[operand]
+    keys = np.empty((span[0], BLOCK), np.uint64)
+    cells = np.empty((BLOCK, span[1]), np.int32)
+    work32, work64 = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float64)
+    for begin in range(span[2], span[3], BLOCK):
+        rows = min(BLOCK, span[3] - begin)
+        packed_ids = categorical[begin : begin + rows]
+        packed_numbers = continuous[begin : begin + rows]
+        for line in code:
+            op, output, width, settings = line[OP], line[OUTPUT], line[WIDTH], line[SETTINGS:]
+            read = operands[line[FIRST] : line[FIRST] + line[COUNT]]
+            n = 1 if once[output] else rows
+            bank, column = registers[output, 0], registers[output, 1]
+            target = cells
+            if bank == CATEGORICAL:
+                target = packed_ids
+            elif bank == CONTINUOUS:
+                target = packed_numbers.view(np.int32)
+            # The first operand: where it lies, and, if it is a column of the request, its address and first row.
+            source_bank, source, address, first = 0, 0, 0, 0
+            held = cells.view(np.float32)
+            if len(read):
+                source_bank, source = registers[read[0], 0], registers[read[0], 1]
+                if source_bank == INPUT:
+                    address = addresses[source]
+                    first = 0 if once[read[0]] else begin
+                elif source_bank == CONTINUOUS:
+                    held = packed_numbers
+
+            if op == INT_KEYS:
+                int_keys(_int64s(address, first, n), keys[column, :n])
+            elif op == STRING_KEYS:
+                starts, ends = _int64s(addresses[source + 1], first, n), _int64s(addresses[source + 2], first, n)
+                for i in range(n):
+                    keys[column, i] = _string_key(address + starts[i], ends[i] - starts[i])
+            elif op == COMBINED_KEYS:
+                keys[column, :n] = np.uint64(8 * len(read)) * _M
+                for part in read:
+                    values = keys[registers[part, 1]]
+                    step = 0 if once[part] else 1
+                    for i in range(n):
+                        keys[column, i] = (keys[column, i] ^ _mixed(values[i * step])) * _M
+                for i in range(n):
+                    keys[column, i] = _finished(keys[column, i])
+            elif op == BUCKETS:
+                for i in range(n):
+                    target[i, column] = _bucket(keys[source, i], settings[0])
+            elif op == FIND:
+                _find(keys[source, :n], settings, target, column)
+            elif op == DIRECT:
+                _direct(_int64s(address, first, n), settings, target, column)
+            elif op == LIST_FIND:
+                starts, ends = _int64s(address, 0, 0), _int64s(address, 0, 0)
+                if settings[4]:
+                    starts, ends = _int64s(addresses[source + 1], 0, 1), _int64s(addresses[source + 2], 0, 1)
+                offsets = _int64s(addresses[source + (3 if settings[4] else 1)], first, n + 1)
+                _list_find(address, starts, ends, offsets, settings, target, column, width)
+            elif op == WORDS:
+                starts, ends = _int64s(addresses[source + 1], first, n), _int64s(addresses[source + 2], first, n)
+                for i in range(n):
+                    letters = carray(_pointer(address + starts[i]), ends[i] - starts[i], np.uint8)
+                    _write_words(letters, len(letters), settings[0], target[i, column : column + width], width)
+            elif op == HOUR:
+                moments = _int64s(address, first, n)
+                for i in range(n):
+                    target[i, column] = _hour(moments[i])
+            elif op == WEEKDAY:
+                moments = _int64s(address, first, n)
+                for i in range(n):
+                    target[i, column] = _weekday(moments[i])
+            elif op == AGE_DAYS:
+                other = addresses[registers[read[1], 1]]
+                later = _int64s(address, first, 1 if once[read[0]] else n)
+                earlier = _int64s(other, 0 if once[read[1]] else begin, 1 if once[read[1]] else n)
+                _age_days(later, earlier, target.view(np.float32), column)
+            elif op == NUMBERS:
+                chain = slice(settings[1], settings[1] + settings[2])
+                if settings[3]:
+                    _load(work64[:n], settings[0], address, first, held, source)
+                    _run_steps(work64[:n], steps[chain], constants64[chain])
+                    work32[:n] = work64[:n]
+                else:
+                    _load(work32[:n], settings[0], address, first, held, source)
+                    _run_steps(work32[:n], steps[chain], constants32[chain])
+                target.view(np.float32)[:n, column] = work32[:n]
+            elif op == BUCKETIZE:
+                edges = carray(_pointer(settings[0]), settings[1], np.float64)
+                _load(work64[:n], settings[3], address, first, held, source)
+                for i in range(n):
+                    target[i, column] = _edges_below(work64[i], edges) + settings[2]
+            elif op == CONSTANT:
+                target[0, column] = np.int32(settings[0])
+            elif op == COPY:
+                copied = packed_ids if source_bank == CATEGORICAL else packed_numbers.view(np.int32)
+                target[:n, column : column + width] = copied[:n, source : source + width]
+
+            if once[output] and bank >= CATEGORICAL:
+                for i in range(1, rows):
+                    for j in range(width):
+                        target[i, column + j] = target[0, column + j]

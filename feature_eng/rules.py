@@ -1,0 +1,81 @@
+"""How each operator of a schema's workflow becomes instructions of a plan."""
+
+from __future__ import annotations
+
+import numpy as np
+from nvtabular import ops
+
+from feature_eng.functions import NULL_INT_KEY, NULL_STRING_KEY
+from feature_eng.inputs import NULL_ID
+from feature_eng.operators import (
+    FillMedian,
+    HashedIds,
+    KeyStatistic,
+    MomentPart,
+    Normalize,
+    VocabularyIds,
+    WordIds,
+)
+from feature_eng.plan_writer import Registers, Writer, rule
+
+
+@rule(VocabularyIds)
+def _vocabulary(writer: Writer, op: VocabularyIds, columns: list[str], _: Registers) -> Registers:
+    writer.cardinalities[op.name] = op.cardinality
+    null = NULL_STRING_KEY if writer.inputs[columns[0]].dtype == "string" else NULL_INT_KEY
+    keys, ids = np.append(op.keys, null), np.append(op.ids, np.int32(NULL_ID))
+    return {op.name: writer.vocabulary(op.name, columns, keys, ids, op.width)}
+
+
+@rule(HashedIds)
+def _hashed(writer: Writer, op: HashedIds, columns: list[str], _: Registers) -> Registers:
+    return {op.name: writer.emit("buckets", op.name, [writer.keys(columns)], {"buckets": op.buckets})}
+
+
+@rule(WordIds)
+def _words(writer: Writer, op: WordIds, columns: list[str], _: Registers) -> Registers:
+    return {op.name: writer.emit("words", op.name, columns, {"buckets": op.buckets})}
+
+
+@rule(MomentPart)
+def _moment(writer: Writer, op: MomentPart, columns: list[str], _: Registers) -> Registers:
+    return {op.name: writer.emit(op.part, op.name, columns)}
+
+
+@rule(KeyStatistic)
+def _key_statistic(writer: Writer, op: KeyStatistic, columns: list[str], _: Registers) -> Registers:
+    sources = [name for name in columns if name not in (op.column, op.fold)]
+    return {op.name: writer.statistic(op.name, sources, op.keys, op.values, op.default)}
+
+
+@rule(FillMedian)
+def _fill_median(writer: Writer, op: FillMedian, columns: list[str], registers: Registers) -> Registers:
+    return {c: writer.numbers(c, registers[c], ("fill", float(op.medians[c]))) for c in columns}
+
+
+@rule(ops.FillMissing)
+def _fill(writer: Writer, op: ops.FillMissing, columns: list[str], registers: Registers) -> Registers:
+    return {c: writer.numbers(c, registers[c], ("fill", float(op.fill_val))) for c in columns}
+
+
+@rule(ops.Clip)
+def _clip(writer: Writer, op: ops.Clip, columns: list[str], registers: Registers) -> Registers:
+    bounds = [None if bound is None else float(bound) for bound in (op.min_value, op.max_value)]
+    return {c: writer.numbers(c, registers[c], ("clip", *bounds)) for c in columns}
+
+
+@rule(ops.LogOp)
+def _log(writer: Writer, op: ops.LogOp, columns: list[str], registers: Registers) -> Registers:
+    return {c: writer.numbers(c, registers[c], ("log", 1.0)) for c in columns}
+
+
+@rule(Normalize)
+def _normalize(writer: Writer, op: Normalize, columns: list[str], registers: Registers) -> Registers:
+    moments = {c: (float(op.means[c]), float(op.stds[c]) or 1.0) for c in columns}
+    return {c: writer.numbers(c, registers[c], ("normalize", *moments[c])) for c in columns}
+
+
+@rule(ops.Bucketize)
+def _bucketize(writer: Writer, op: ops.Bucketize, columns: list[str], registers: Registers) -> Registers:
+    edges = {c: np.array(op.boundaries(c), dtype=np.float64) for c in columns}
+    return {c: writer.emit("bucketize", c, [registers[c]], {"first": 0}, {"edges": edges[c]}) for c in columns}
