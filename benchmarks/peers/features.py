@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ class System:
 
     form: Callable[[Columns], Any]
     run: Callable[[Any], Any]
+
+
+def outputs(categorical: int, continuous: int) -> Callable[[int], Packed]:
+    """Return what gives arrays of a number of rows and these widths to write to, the same ones again and again."""
+
+    @lru_cache(maxsize=1)
+    def output(rows: int) -> Packed:  # of ones, so that no page is new to a call
+        return np.ones((rows, categorical), dtype=np.int32), np.ones((rows, continuous), dtype=np.float32)
+
+    return output
 
 
 def is_text(keys: NDArray[Any]) -> bool:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from benchmarks.peers.features import Columns, Packed, System, Tables, is_text
+from benchmarks.peers.features import Columns, Packed, System, Tables, is_text, outputs
+from feature_eng.strings import encoded
 
-THREADED_ROWS = 16_384  # where a plan begins to share rows among threads
+ROWS_A_THREAD = 16_384  # at least, as a plan shares them
 _BLOCK = 512  # rows whose cells stay in the nearest cache
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 _WORD = np.uint64(8)
@@ -32,7 +32,7 @@ def limit_system(tables: Tables, table_bytes: Mapping[str, int], threads: int | 
     Args:
         tables: the columns and the numbers of the continuous ones.
         table_bytes: size of each categorical column's table.
-        threads: that rows are shared among, from `THREADED_ROWS` rows on; one a core by default.
+        threads: most threads that share the rows, with `ROWS_A_THREAD` or more for each; one a core by default.
     """
     texts = np.array([is_text(keys) for keys, _ in tables.vocabularies.values()])
     names = np.array(list(tables.vocabularies))
@@ -41,9 +41,7 @@ def limit_system(tables: Tables, table_bytes: Mapping[str, int], threads: int | 
     workers = threads or os.cpu_count() or 1
     pool = ThreadPoolExecutor(workers)
 
-    @lru_cache(maxsize=1)
-    def output(rows: int) -> Packed:
-        return np.ones((rows, len(names)), np.int32), np.ones((rows, len(tables.continuous)), np.float32)
+    output = outputs(len(names), len(tables.continuous))
 
     def form(columns: Columns) -> tuple[Callable[..., None], tuple[Any, ...], Packed]:
         values = tuple(columns[name] for name in tables.continuous)
@@ -51,16 +49,18 @@ def limit_system(tables: Tables, table_bytes: Mapping[str, int], threads: int | 
         out = output(len(values[0]))
         if not texts.any():
             return _features, (keys, (values, *fitted), out), out
-        strings = tuple(zip(*(spans(columns[name]) for name in names[texts]), strict=True))
+        encodings = [encoded(columns[name]) for name in names[texts]]
+        strings = tuple(tuple(getattr(e, part) for e in encodings) for part in ("data", "starts", "ends"))
         return _mixed_features, (keys, (strings, *text_tables), (values, *fitted), out), out
 
     def run(prepared: tuple[Callable[..., None], tuple[Any, ...], Packed]) -> Packed:
         compute, operands, out = prepared
         rows = len(out[0])
-        if rows < THREADED_ROWS:
+        shares = max(1, min(workers, rows // ROWS_A_THREAD))
+        if shares == 1:
             compute(0, rows, *operands)
         else:
-            cuts = [rows * part // workers for part in range(workers + 1)]
+            cuts = [rows * share // shares for share in range(shares + 1)]
             list(pool.map(lambda start, stop: compute(start, stop, *operands), cuts[:-1], cuts[1:]))
         return out
 
@@ -71,14 +71,6 @@ def _tables(table_bytes: Mapping[str, int], names: NDArray[Any], places: NDArray
     """Return the cells of all tables, where each table ends, and the columns' places in the output."""
     ends = np.cumsum([0, *(table_bytes[name] // 4 for name in names)]).astype(np.uint64)
     return np.random.default_rng(0).integers(0, 2**31, int(ends[-1]), dtype=np.int32), ends, places
-
-
-def spans(texts: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
-    """Return strings (n,) as their UTF-8 end to end, and where each starts and ends (n,)."""
-    encoded = [text.encode() for text in texts]
-    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    starts = np.concatenate([[0], ends[:-1]])
-    return np.frombuffer(b"".join(encoded), dtype=np.uint8), starts, ends
 
 
 @njit(nogil=True, cache=True)

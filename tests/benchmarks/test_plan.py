@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.harness import report
 from benchmarks.peers.features import Packed, System, Tables
-from benchmarks.peers.limit import THREADED_ROWS, limit_system, spans
+from benchmarks.peers.limit import ROWS_A_THREAD, limit_system
 from benchmarks.plan import (
     CATEGORICAL,
     CONTINUOUS,
@@ -52,7 +52,7 @@ def fitted(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan
     workflow = fit_workflow(schema, folder / "log")
     save_plan(lower(workflow, schema), folder / "plan")
     tables = fitted_tables(workflow, schema, keys)
-    columns = request_columns(keys, THREADED_ROWS, rng)
+    columns = request_columns(keys, 3 * ROWS_A_THREAD, rng)
     return load_plan(folder / "plan"), workflow_system(workflow, schema), tables, columns
 
 
@@ -121,11 +121,6 @@ def test_threads_change_nothing_of_the_limit(fitted: Any) -> None:
     one, three = (answer(limit_system(tables, table_bytes(plan), threads), columns) for threads in (1, 3))
     np.testing.assert_array_equal(one[0], three[0])
     np.testing.assert_array_equal(one[1], three[1])
-
-
-def test_strings_are_spans_of_their_bytes() -> None:
-    data, starts, ends = spans(np.array(["ab", "", "ß"], dtype=object))
-    assert [bytes(data[a:b]).decode() for a, b in zip(starts, ends, strict=True)] == ["ab", "", "ß"]
 
 
 def test_features_that_differ_stop_the_benchmark(fitted: Any) -> None:
