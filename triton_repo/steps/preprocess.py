@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
 
-from feature_eng.columns import candidate_count
+from feature_eng.columns import candidate_count, check_utf8
 from feature_eng.digests import file_sha256
 from feature_eng.plan_files import load_plan
+from feature_eng.strings import Strings, from_wire
 from models.blending import check_weights
+
+
+class _Wire(np.ndarray):  # type: ignore[type-arg]
+    """The bytes of a BYTES tensor, which Triton reshapes as if they were its values."""
+
+    def reshape(self, *_: Any, **__: Any) -> _Wire:
+        return self
 
 
 class TritonPythonModel:
@@ -29,7 +38,8 @@ class TritonPythonModel:
         self.names = settings["objectives"]
         self.default_weights = np.array(settings["weights"], dtype=np.float32)
         self.max_candidates = settings["max_candidates"]
-        self.tensors = [name for i in self.plan.inputs for name in i.tensors]
+        # Triton makes a Python object of each string as a request comes in; the plan reads the bytes as they came.
+        pb_utils.deserialize_bytes_tensor = lambda wire: wire.view(_Wire)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request, a bad one with an error that names the tensor and the rule."""
@@ -43,9 +53,19 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 
     def _features(self, request: Any) -> dict[str, Any]:
-        columns = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.tensors}
-        given = pb_utils.get_input_tensor_by_name(request, "objective_weights")
-        weights = self.default_weights if given is None else check_weights(given.as_numpy(), self.names)
+        columns: dict[str, Any] = {tensor.name(): _column(tensor) for tensor in request.inputs()}
+        given = columns.get("objective_weights")
+        weights = self.default_weights if given is None else check_weights(given, self.names)
         rows = candidate_count(self.plan.inputs, columns, self.max_candidates)
         categorical, continuous = self.plan.run(columns, rows)
-        return {"categorical": categorical, "continuous": continuous, "weights": np.tile(weights, (rows, 1))}
+        return {"categorical": categorical, "continuous": continuous, "weights": np.full((rows, len(weights)), weights)}
+
+
+def _column(tensor: Any) -> NDArray[Any] | Strings:
+    """Return a tensor's values, strings where their bytes lie."""
+    values: NDArray[Any] = tensor.as_numpy()
+    if not isinstance(values, _Wire):
+        return values
+    strings = from_wire(np.asarray(values), int(np.prod(tensor.shape())))
+    check_utf8(tensor.name(), strings)
+    return strings
