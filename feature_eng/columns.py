@@ -40,34 +40,30 @@ def bound_columns(
     once: list[bool] = []
     for given in inputs:
         values = columns.get(given.name)
+        # What a request mostly holds, and needs nothing done to it, is recognised first.
         if type(values) is np.ndarray and values.dtype is _EXACT.get(given.dtype) and values.shape in ((rows,), (1,)):
             arrays.append(values if values.flags.c_contiguous else np.ascontiguousarray(values))
             once.append(len(values) == 1)
             continue
-        missing = [name for name in given.tensors if name not in columns]
-        if missing:
-            _refuse_missing(inputs, columns)
-        values = _typed(given.tensors[0], given.dtype, columns[given.tensors[0]])
-        count = len(values)
+        tensors = given.tensors
+        if any(name not in columns for name in tensors):
+            missing = [name for i in inputs for name in i.tensors if name not in columns]
+            raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}")
+        values = _typed(tensors[0], given.dtype, columns[tensors[0]])
         if isinstance(values, Strings):
             strings = with_plain_words(values) if given.name in words else values
             arrays += (strings.data, strings.starts, strings.ends)
         else:
             arrays.append(values)
+        count = len(values)
         if given.is_list:
-            offsets = _checked_offsets(given.tensors[1], np.asarray(columns[given.tensors[1]]), count, rows)
-            arrays.append(offsets)
-            once.append(len(offsets) == 2)
-        elif count not in (1, rows):
-            raise ValueError(f"{given.name} must have {rows} values, one a candidate, or 1; got {count}")
-        else:
+            arrays.append(_checked_offsets(tensors[1], np.asarray(columns[tensors[1]]), count, rows))
+            once.append(len(arrays[-1]) == 2)
+        elif count in (1, rows):
             once.append(count == 1)
+        else:
+            raise ValueError(f"{given.name} must have {rows} values, one a candidate, or 1; got {count}")
     return arrays, once
-
-
-def _refuse_missing(inputs: Sequence[Input], columns: Mapping[str, Any]) -> None:
-    missing = [name for i in inputs for name in i.tensors if name not in columns]
-    raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}")
 
 
 _EXACT = {dtype: np.dtype(dtype) for dtype in ("int64", "float32", "float64")}
@@ -104,18 +100,9 @@ def _text(name: str, values: Array) -> Strings:
         strings = encoded(values)
     except UnicodeError:
         raise ValueError(f"{name} must be UTF-8; got other bytes") from None
-    check_utf8(name, strings)
-    return strings
-
-
-def check_utf8(name: str, strings: Strings) -> None:
-    """Refuse strings of which one is not UTF-8.
-
-    Raises:
-        ValueError: naming the column.
-    """
     if not is_utf8(strings):
         raise ValueError(f"{name} must be UTF-8; got other bytes")
+    return strings
 
 
 def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArray[np.int64]:

@@ -43,6 +43,9 @@ FIELDS = SETTINGS + 6
     COPY,
 ) = range(15)
 
+# What became of a request's strings.
+WHOLE, CUT, NOT_UTF8 = range(3)
+
 # Where an instruction's numbers come from.
 FLOAT32, FLOAT64, INT64, REGISTER = range(4)
 
@@ -222,31 +225,6 @@ def place_keys(keys, payloads, pilots, table):
 
 
 @_compiled
-def split_wire(wire, starts, ends):
-    """Find the strings in Triton's BYTES: before each its length, four bytes little-endian.
-
-    Returns:
-        Whether there are exactly as many as `starts` (n,) and `ends` (n,) have room for.
-    """
-    at, size = 0, len(wire)
-    for i in range(len(starts)):
-        if at + 4 > size:
-            return False
-        length = (
-            np.int64(wire[at])
-            | (np.int64(wire[at + 1]) << 8)
-            | (np.int64(wire[at + 2]) << 16)
-            | (np.int64(wire[at + 3]) << 24)
-        )
-        starts[i] = at + 4
-        ends[i] = at + 4 + length
-        at = ends[i]
-        if at > size:
-            return False
-    return at == size
-
-
-@_compiled
 def first_invalid(data, starts, ends):
     """Return the index of the first string that is not UTF-8, or -1. Source: RFC 3629, section 4."""
     for i in range(len(starts)):
@@ -278,6 +256,33 @@ def first_invalid(data, starts, ends):
                     return i
             at += more + 1
     return -1
+
+
+@_compiled
+def split_wire(wire, starts, ends):
+    """Find the strings in Triton's BYTES: before each its length, four bytes little-endian.
+
+    Returns:
+        WHOLE, or CUT where there are not exactly as many as `starts` (n,) and `ends` (n,) have room for, or NOT_UTF8.
+    """
+    at, size = 0, len(wire)
+    for i in range(len(starts)):
+        if at + 4 > size:
+            return CUT
+        length = (
+            np.int64(wire[at])
+            | (np.int64(wire[at + 1]) << 8)
+            | (np.int64(wire[at + 2]) << 16)
+            | (np.int64(wire[at + 3]) << 24)
+        )
+        starts[i] = at + 4
+        ends[i] = at + 4 + length
+        at = ends[i]
+        if at > size:
+            return CUT
+    if at != size:
+        return CUT
+    return WHOLE if first_invalid(wire, starts, ends) < 0 else NOT_UTF8
 
 
 @_compiled

@@ -18,12 +18,20 @@ Int64Array = NDArray[np.int64]
 class Strings:
     """n UTF-8 strings, string i at `data[starts[i]:ends[i]]`.
 
-    `data` is uint8 of any size, `starts` and `ends` are int64 (n,).
+    `data` is uint8 of any size, `starts` and `ends` are int64 (n,), all contiguous. Places are trusted to lie inside.
+
+    Raises:
+        ValueError: an array is of another dtype or not contiguous.
     """
 
     data: NDArray[np.uint8]
     starts: Int64Array
     ends: Int64Array
+
+    def __post_init__(self) -> None:
+        for name, array, dtype in (("data", self.data, "u1"), ("starts", self.starts, "i8"), ("ends", self.ends, "i8")):
+            if array.dtype != dtype or not array.flags.c_contiguous:
+                raise ValueError(f"{name} must be contiguous {np.dtype(dtype)}; got {array.dtype} {array.strides}")
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -49,19 +57,24 @@ def encoded(values: Sequence[Any] | NDArray[Any]) -> Strings:
     return Strings(np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets[:-1], offsets[1:])
 
 
-def from_wire(wire: NDArray[np.uint8], count: int) -> Strings:
+def from_wire(name: str, wire: NDArray[np.uint8], count: int) -> Strings:
     """Return the strings of a Triton BYTES tensor, whose bytes stay where they are.
 
     Args:
-        wire: the tensor's bytes: before each string its length, four bytes little-endian.
+        name: of the tensor.
+        wire: its bytes: before each string its length, four bytes little-endian.
         count: number of strings.
 
     Raises:
-        ValueError: the bytes hold another number of strings.
+        ValueError: the bytes hold another number of strings, or one that is not UTF-8.
     """
-    starts, ends = np.empty((2, count), dtype=np.int64)
-    if not kernels.split_wire(wire, starts, ends):
-        raise ValueError(f"BYTES must hold {count} strings behind their lengths; got {len(wire)} bytes that do not")
+    places = np.empty((2, count), dtype=np.int64)
+    starts, ends = places[0], places[1]
+    found = kernels.split_wire(wire, starts, ends)
+    if found == kernels.CUT:
+        raise ValueError(f"{name} must hold {count} strings behind their lengths; got {len(wire)} bytes that do not")
+    if found == kernels.NOT_UTF8:
+        raise ValueError(f"{name} must be UTF-8; got other bytes")
     return Strings(wire, starts, ends)
 
 

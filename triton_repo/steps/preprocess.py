@@ -10,7 +10,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from feature_eng.columns import candidate_count, check_utf8
+from feature_eng.columns import candidate_count
 from feature_eng.digests import file_sha256
 from feature_eng.plan_files import load_plan
 from feature_eng.strings import Strings, from_wire
@@ -66,6 +66,4 @@ def _column(tensor: Any) -> NDArray[Any] | Strings:
     values: NDArray[Any] = tensor.as_numpy()
     if not isinstance(values, _Wire):
         return values
-    strings = from_wire(np.asarray(values), int(np.prod(tensor.shape())))
-    check_utf8(tensor.name(), strings)
-    return strings
+    return from_wire(tensor.name(), values.view(np.ndarray), tensor.shape()[0])
