@@ -38,10 +38,11 @@ def bound_columns(
         raise ValueError(f"rows must be at least 0; got {rows}")
     arrays: list[Array] = []
     once: list[bool] = []
+    shapes = ((rows,), (1,))
     for given in inputs:
         values = columns.get(given.name)
         # What a request mostly holds, and needs nothing done to it, is recognised first.
-        if type(values) is np.ndarray and values.dtype is _EXACT.get(given.dtype) and values.shape in ((rows,), (1,)):
+        if type(values) is np.ndarray and values.dtype is given.plain_dtype and values.shape in shapes:
             arrays.append(values if values.flags.c_contiguous else np.ascontiguousarray(values))
             once.append(len(values) == 1)
             continue
@@ -66,7 +67,6 @@ def bound_columns(
     return arrays, once
 
 
-_EXACT = {dtype: np.dtype(dtype) for dtype in ("int64", "float32", "float64")}
 _KINDS = {"int64": "iub", "float32": "fiu", "float64": "fiu"}
 
 
@@ -81,7 +81,7 @@ def _typed(name: str, dtype: str, values: Any) -> Any:
     if values.dtype == np.uint64 and dtype == "int64" and (values > _LARGEST).any():
         raise ValueError(f"{name} must be at most {_LARGEST}; got {values.max()}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which counts as missing
-        return np.ascontiguousarray(values, dtype=_EXACT[dtype])
+        return np.ascontiguousarray(values, dtype=dtype)
 
 
 def _check_shape(name: str, values: Array) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
 
 Role = Literal["user", "item", "context"]
-Dtype = Literal["int64", "string", "float32"]
+Dtype = Literal["int64", "string", "float32", "float64"]
 
 # Ids of the values that a vocabulary does not list; the first listed value gets VOCABULARY_START.
 PADDING_ID, NULL_ID, UNSEEN_ID, RARE_ID, VOCABULARY_START = 0, 1, 2, 3, 4
@@ -24,7 +27,12 @@ class Input:
     dtype: Dtype
     is_list: bool = False
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[str, ...]:
         """Names of the arrays that carry the column."""
         return (f"{self.name}__values", f"{self.name}__offsets") if self.is_list else (self.name,)
+
+    @cached_property
+    def plain_dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the one array that carries the column, None for strings and lists."""
+        return None if self.is_list or self.dtype == "string" else np.dtype(self.dtype)

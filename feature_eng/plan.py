@@ -65,13 +65,14 @@ class Plan:
         Raises:
             ValueError: a column is missing, of another dtype, or of another length; or `out` is of another shape.
         """
-        categorical, continuous = self._outputs(rows, out)
         program = self.program
+        categorical, continuous = _outputs((rows, program.width), (rows, len(self.continuous)), out)
         arrays, inputs_once = bound_columns(self.inputs, columns, rows, program.words)
         addresses = np.array([kernels.address_of(array) for array in arrays], dtype=np.int64)
         once = np.zeros(len(program.names), dtype=np.bool_)
-        once[: len(inputs_once)] = inputs_once
-        shares = max(1, min(threads or _processors(), rows // ROWS_A_THREAD)) if rows >= 2 * ROWS_A_THREAD else 1
+        if True in inputs_once:
+            once[: len(inputs_once)] = inputs_once
+        shares = 1 if rows < 2 * ROWS_A_THREAD else max(1, min(threads or _processors(), rows // ROWS_A_THREAD))
         bounds = [rows * share // shares for share in range(shares + 1)]
 
         def execute(share: int) -> None:
@@ -94,15 +95,16 @@ class Plan:
             list(_threads(os.getpid()).map(execute, range(shares)))
         return categorical, continuous
 
-    def _outputs(self, rows: int, out: Packed | None) -> Packed:
-        shapes = ((rows, self.layout.categorical_width), (rows, len(self.continuous)))
-        if out is None:
-            return np.empty(shapes[0], dtype=np.int32), np.empty(shapes[1], dtype=np.float32)
-        for name, array, shape, dtype in zip(("categorical", "continuous"), out, shapes, ("i4", "f4"), strict=True):
-            if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-                wanted = f"{name} {np.dtype(dtype)} {list(shape)}, contiguous"
-                raise ValueError(f"out must hold {wanted}; got {array.dtype} {list(array.shape)}")
-        return out
+
+def _outputs(ids: tuple[int, int], numbers: tuple[int, int], out: Packed | None) -> Packed:
+    """Return arrays of the shapes to write to, those that were given if they fit."""
+    if out is None:
+        return np.empty(ids, dtype=np.int32), np.empty(numbers, dtype=np.float32)
+    for name, array, shape, dtype in zip(("categorical", "continuous"), out, (ids, numbers), ("i4", "f4"), strict=True):
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            wanted = f"{name} {np.dtype(dtype)} {list(shape)}, contiguous"
+            raise ValueError(f"out must hold {wanted}; got {array.dtype} {list(array.shape)}")
+    return out
 
 
 def _processors() -> int:

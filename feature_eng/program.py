@@ -155,7 +155,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class Program:
-    """A plan in the form that `kernels.execute` takes; `names` are its registers, in order."""
+    """A plan in the form that `kernels.execute` takes; `names` are its registers, in order, `width` is the layout's S."""
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -166,6 +166,7 @@ class Program:
     constants: tuple[NDArray[np.float32], NDArray[np.float64]]
     keys: int
     cells: int
+    width: int
     words: frozenset[str]
 
 
@@ -281,6 +282,7 @@ def assemble(
         ),
         keys=out.used[kernels.KEYS],
         cells=out.used[kernels.CELLS],
+        width=layout.categorical_width,
         words=frozenset(step.inputs[0] for step in instructions if step.op == "words"),
     )
 
