@@ -85,9 +85,10 @@ def _word(typing: Any, address: Any) -> Any:
 
 
 @_compiled
-def address_of(array):
-    """Return where an array's data lies."""
-    return array.ctypes.data
+def words_at(addresses, words):
+    """Write the eight bytes that lie at each of n addresses to int64 (n,)."""
+    for i in range(len(words)):
+        words[i] = np.int64(_word(addresses[i]))
 
 
 # ── Keys: MurmurHash64A ──────────────────────────────────────────────────────────────────────────────────────────────
