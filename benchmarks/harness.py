@@ -150,6 +150,21 @@ def median_seconds(
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
+def bar_plot(path: Path, bars: Mapping[str, float], *, title: str, y: str) -> None:
+    """Write a plot of named bars as PNG or SVG, by the path's ending."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.bar(list(bars), list(bars.values()))
+    axes.set(ylabel=y, title=title)
+    axes.grid(alpha=0.3, axis="y")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
 def line_plot(path: Path, lines: Lines, *, title: str, x: str, y: str) -> None:
     """Write a plot of lines on logarithmic axes as PNG or SVG, by the path's ending."""
     panel_plot(path, {title: lines}, x=x, y=y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -114,14 +114,24 @@ def _score_piece(piece: Piece, forms: Any, schema: Schema, scoring: Scoring, fol
     rows = len(next(iter(columns.values())))
     predictor = load_predictor(scoring.plan, scoring.ranker)
     predictions = predictor.predict(plan_columns(columns, schema.inputs), rows)
-    scored = {name: columns[name] for name in key_columns(schema) if name in columns}
-    for index, name in enumerate(scoring.objectives):
-        scored[f"predicted_{name}"] = pa.array(np.ascontiguousarray(predictions[:, index]))
-    scored["score"] = pa.array(blend(predictions, _vector(scoring.weights), scoring.kind))
-    beside = folder / f".{part.name}.partial"
-    pq.write_table(pa.table(scored), beside)
-    beside.replace(part)
+    scores = blend(predictions, _vector(scoring.weights), scoring.kind)
+    write_part(scored_table(columns, schema, predictions, scores), part)
     return rows
+
+
+def scored_table(columns: Mapping[str, Any], schema: Schema, predictions: Any, scores: Any) -> pa.Table:
+    """Return a log's key columns with predictions (B, K) and scores (B,)."""
+    scored = {name: columns[name] for name in key_columns(schema) if name in columns}
+    for index, name in enumerate(schema.objective_names):
+        scored[f"predicted_{name}"] = pa.array(np.ascontiguousarray(predictions[:, index]))
+    return pa.table({**scored, "score": pa.array(scores)})
+
+
+def write_part(table: pa.Table, part: Path) -> None:
+    """Write a Parquet file, which appears once it is whole."""
+    beside = part.with_name(f".{part.name}.partial")
+    pq.write_table(table, beside)
+    beside.replace(part)
 
 
 def _vector(weights: Sequence[float]) -> Any:
