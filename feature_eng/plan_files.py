@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_eng import plan_json
 from feature_eng.digests import file_sha256
 from feature_eng.inputs import NULL_INT, NULL_STRING, Input
-from feature_eng.layout import Layout
 from feature_eng.plan import Plan
-from feature_eng.program import Instruction, PlanError
+from feature_eng.plan_checks import check_ids, check_parts, largest_payload
+from feature_eng.program import PlanError
 
-FORMAT = 2
+_DTYPES = ("<u8", "<u2", "<i4", "<f8")
+_CHUNK = 1 << 20  # bytes, of which a processor's own cache holds some
+_MAGIC = b"\x93NUMPY\x01\x00"
 
 
 def save_plan(plan: Plan, folder: str | Path) -> None:
@@ -28,28 +35,30 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
     Raises:
         PlanError: the plan's parts do not fit together.
     """
-    plan.program  # noqa: B018 - assembles, which checks
+    arrays = {name: np.ascontiguousarray(array) for name, array in plan.arrays.items()}
+    _check(plan, {name: largest_payload(array) for name, array in arrays.items()})
     folder = Path(folder)
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "arrays").mkdir(parents=True)
     listed = {}
-    for name, array in plan.arrays.items():
+    for name, array in arrays.items():
         path = beside / "arrays" / f"{name}.npy"
         np.save(path, array, allow_pickle=False)
         listed[name] = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": file_sha256(path)}
     text = {
-        "format": FORMAT,
+        "format": plan_json.FORMAT,
         "fingerprint": plan.fingerprint,
         "inputs": [asdict(i) for i in plan.inputs],
-        "instructions": [_to_json(i) for i in plan.instructions],
+        "instructions": [plan_json.instruction_json(i) for i in plan.instructions],
         "layout": plan.layout.to_json(),
         "categorical": list(plan.categorical),
         "continuous": list(plan.continuous),
         "arrays": listed,
     }
     (beside / "plan.json").write_text(json.dumps(text, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (beside / "plan.json.sha256").write_text(_checksum_line(beside / "plan.json"), encoding="utf-8")
+    line = f"{file_sha256(beside / 'plan.json')}  plan.json\n"  # which `sha256sum --check` reads
+    (beside / "plan.json.sha256").write_text(line, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     beside.replace(folder)
 
@@ -57,7 +66,8 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
 def load_plan(folder: str | Path, fingerprint: str | None = None) -> Plan:
     """Read a plan, check all of it, and run it on a row of nulls, so that the first request finds it warm.
 
-    Its arrays are memory-mapped: processes that load the same folder share them.
+    Its arrays are memory-mapped: processes that load the same folder share them. They are read once, a little at a
+    time, to be checked, and trusted from then on: a plan in use is replaced by another folder, never written to.
 
     Args:
         folder: that `save_plan` wrote.
@@ -68,91 +78,73 @@ def load_plan(folder: str | Path, fingerprint: str | None = None) -> Plan:
             shape or range, or the plan is of another schema.
     """
     folder = Path(folder)
-    raw = _read_json(folder)
     try:
-        plan = Plan(
-            fingerprint=raw["fingerprint"],
-            inputs=tuple(Input(**i) for i in raw["inputs"]),
-            instructions=tuple(_from_json(i) for i in raw["instructions"]),
-            layout=Layout.from_json(raw["layout"]),
-            categorical=tuple(raw["categorical"]),
-            continuous=tuple(raw["continuous"]),
-            arrays={name: _load_array(folder, name, about) for name, about in raw["arrays"].items()},
-        )
-        if fingerprint not in (None, plan.fingerprint):
-            raise PlanError(f"plan {folder} must be of the schema {fingerprint}; got {plan.fingerprint}")
-        _check_ids(plan)
-        plan.program  # noqa: B018 - assembles, which checks
+        raw = plan_json.parse(_read_signed(folder))
+        if fingerprint not in (None, raw["fingerprint"]):
+            raise PlanError(f"must be of the schema {fingerprint}; got {raw['fingerprint']}")
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            read = list(threads.map(lambda item: _read_array(folder, *item), raw["arrays"].items()))
+        arrays = {name: array for name, (array, _) in zip(raw["arrays"], read, strict=True)}
+        plan = Plan(**plan_json.parts(raw), arrays=arrays)
+        _check(plan, {name: largest for name, (_, largest) in zip(arrays, read, strict=True)})
         plan.run(_row_of_nulls(plan.inputs), 1)
-    except PlanError as error:
+    except (ValueError, OSError) as error:
         raise PlanError(f"plan {folder}: {error}") from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PlanError(f"plan {folder}: plan.json must have every field; got {error!r}") from None
     return plan
 
 
-def _checksum_line(path: Path) -> str:
-    """Return a line in the form that `sha256sum --check` reads."""
-    return f"{file_sha256(path)}  {path.name}\n"
+def _check(plan: Plan, largest: Mapping[str, int]) -> None:
+    check_parts(plan)
+    plan.program  # noqa: B018 - assembles, which checks
+    check_ids(plan, largest)
 
 
-def _read_json(folder: Path) -> Mapping[str, Any]:
-    path = folder / "plan.json"
-    try:
-        data = path.read_bytes()
-        checksum = (folder / "plan.json.sha256").read_bytes()
-    except FileNotFoundError as error:
-        raise PlanError(f"plan {folder}: must hold {Path(error.filename).name}; got none") from None
-    if checksum != f"{hashlib.sha256(data).hexdigest()}  plan.json\n".encode():
-        raise PlanError(f"plan {folder}: plan.json must be as it was written; got another checksum")
-    try:
-        raw = json.loads(data)
-    except ValueError as error:
-        raise PlanError(f"plan {folder}: plan.json must be JSON; got {error}") from None
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        found = raw.get("format") if isinstance(raw, dict) else raw
-        raise PlanError(f"plan {folder}: plan.json must have format {FORMAT}; got {found}")
-    return raw
+def _read_signed(folder: Path) -> bytes:
+    """Return plan.json, which is as it was written."""
+    for name in ("plan.json", "plan.json.sha256"):
+        if not (folder / name).is_file():
+            raise PlanError(f"must hold {name}; got none")
+    data = (folder / "plan.json").read_bytes()
+    if (folder / "plan.json.sha256").read_bytes() != f"{hashlib.sha256(data).hexdigest()}  plan.json\n".encode():
+        raise PlanError("plan.json must be as it was written; got another checksum")
+    return data
 
 
-def _to_json(step: Instruction) -> dict[str, Any]:
-    return {name: value for name, value in asdict(step).items() if value not in ({}, ())}
+def _read_array(folder: Path, name: str, about: Mapping[str, Any]) -> tuple[NDArray[Any], int]:
+    """Return an array, mapped once it has been read and found as it was written, and its largest payload.
 
-
-def _from_json(raw: Mapping[str, Any]) -> Instruction:
-    steps = tuple(tuple(step) for step in raw.get("steps", ()))
-    arrays, numbers = raw.get("arrays", {}), raw.get("numbers", {})
-    return Instruction(raw["op"], tuple(raw.get("inputs", ())), raw["output"], dict(numbers), dict(arrays), steps)
-
-
-def _load_array(folder: Path, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
-    if not name.replace("_", "").isalnum():
+    The reading leaves a chunk in memory at a time: pages that were read through the map would count as the process's.
+    """
+    if not re.fullmatch("[A-Za-z0-9_]{1,200}", name):
         raise PlanError(f"array must have a name of letters, digits and _; got {name!r}")
+    dtype, shape = about["dtype"], tuple(about["shape"])
+    if dtype not in _DTYPES or not 1 <= len(shape) <= 2 or min(shape) < 1:
+        raise PlanError(
+            f"array {name} must be one of {', '.join(_DTYPES)} in 1 or 2 dimensions; got {dtype} {about['shape']}"
+        )
     path = folder / "arrays" / f"{name}.npy"
     if not path.is_file():
         raise PlanError(f"arrays/{name}.npy must exist; got none")
-    if file_sha256(path) != about["sha256"]:
-        raise PlanError(f"arrays/{name}.npy must be as it was written; got another checksum")
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.dtype.str != about["dtype"] or list(array.shape) != about["shape"]:
-        wanted = f"{about['dtype']} {about['shape']}"
-        raise PlanError(f"arrays/{name}.npy must be {wanted}; got {array.dtype.str} {list(array.shape)}")
-    return array
-
-
-def _check_ids(plan: Plan) -> None:
-    """Refuse a vocabulary with ids beyond its slot's cardinality."""
-    writers = {step.output: step for step in plan.instructions}
-    for slot, register in zip(plan.layout.categorical, plan.categorical, strict=True):
-        arrays = writers[register].arrays if register in writers else {}
-        if "table" in arrays and arrays["table"] in plan.arrays:
-            table = plan.arrays[arrays["table"]]
-            ids = table[:, 1] if table.ndim == 2 else table
-            low, high = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
-            if low < 0 or high >= slot.cardinality:
-                raise PlanError(
-                    f"arrays/{arrays['table']}.npy must hold ids from 0 to {slot.cardinality - 1}; got {low} to {high}"
-                )
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    digest, largest, size = hashlib.sha256(), 0, 0
+    with path.open("rb") as file:
+        start = file.read(10)
+        text = file.read(int.from_bytes(start[8:], "little"))
+        digest.update(start + text)
+        chunk = memoryview(bytearray(_CHUNK))
+        while count := file.readinto(chunk):
+            digest.update(chunk[:count])
+            whole = np.frombuffer(chunk[: count - count % 16], dtype)
+            largest = max(largest, largest_payload(whole.reshape(-1, *shape[1:]) if shape[1:] == (2,) else whole))
+            size += count
+        if digest.hexdigest() != about["sha256"]:
+            raise PlanError(f"arrays/{name}.npy must be as it was written; got another checksum")
+        offset = len(start) + len(text)
+        is_header = start[:8] == _MAGIC and text.rstrip(b" \n") == header and offset % 64 == 0
+        if not is_header or size != np.dtype(dtype).itemsize * math.prod(shape):
+            wanted = f"{dtype} {list(shape)} in C order and nothing else"
+            raise PlanError(f"arrays/{name}.npy must be {wanted}; got {text[:80]!r} and {size} bytes")
+        return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape), largest
 
 
 def _row_of_nulls(inputs: tuple[Input, ...]) -> dict[str, Any]:
