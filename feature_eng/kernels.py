@@ -60,7 +60,14 @@ _8, _32, _47 = np.uint64(8), np.uint64(32), np.uint64(47)
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 
 _inlined = njit(inline="always")
-_compiled = njit(nogil=True, cache=True)
+
+
+def _compiled(function):
+    """Compile a function, and keep the machine code on disk where there is a folder to keep it in."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither the package nor the user's cache can be written to
+        return njit(nogil=True)(function)
 
 
 @intrinsic
