@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from steelyard.commands import logs, serving, training
+from steelyard.commands import logs, plans, serving, training
 
 USER_MISTAKE = 2
 
@@ -31,6 +31,7 @@ for command in (
     serving.demo,
 ):
     app.command()(command)
+app.add_typer(plans.app, name="plan")
 
 
 def run() -> None:

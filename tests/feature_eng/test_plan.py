@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from feature_eng.digests import file_sha256
@@ -324,3 +325,13 @@ def test_a_plan_needs_numpy_and_numba_alone() -> None:
     script = f"import sys, feature_eng.plan_files; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_big_table_is_read_without_staying_in_the_process_s_memory(tmp_path: Path) -> None:
+    table = np.zeros((2**22, 2), np.uint64)
+    save_plan(dataclasses.replace(small_plan(), arrays={**small_plan().arrays, "keys": table}), tmp_path / "plan")
+    process = psutil.Process()
+    before = process.memory_info().rss
+    plan = load_plan(tmp_path / "plan")
+    assert plan.arrays["keys"].nbytes == 2**26
+    assert process.memory_info().rss - before < 2**24
