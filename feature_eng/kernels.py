@@ -23,7 +23,7 @@ INPUT, KEYS, CELLS, CATEGORICAL, CONTINUOUS = range(5)
 
 # The fields of an instruction; its operation's own settings follow.
 OP, OUTPUT, WIDTH, FIRST, COUNT, SETTINGS = range(6)
-FIELDS = SETTINGS + 6
+FIELDS = SETTINGS + 8
 
 (
     INT_KEYS,
@@ -41,16 +41,19 @@ FIELDS = SETTINGS + 6
     BUCKETIZE,
     CONSTANT,
     COPY,
-) = range(15)
+    FLOAT_KEYS,
+    IS_NULL,
+    DIFFERENCE_LAG,
+) = range(18)
 
 # What became of a request's strings.
 WHOLE, CUT, NOT_UTF8 = range(3)
 
 # Where an instruction's numbers come from.
-FLOAT32, FLOAT64, INT64, REGISTER = range(4)
+FLOAT32, FLOAT64, INT64, REGISTER, TEXT = range(5)
 
 # The steps of a chain of arithmetic.
-FINITE, FILL, CLIP, LOG, NORMALIZE, SCALE = range(6)
+FINITE, FILL, CLIP, LOG, NORMALIZE, SCALE, OVER_TWICE, NULL = range(8)
 
 _M = np.uint64(0xC6A4A7935BD1E995)
 _LENGTH_8 = np.uint64(8 * 0xC6A4A7935BD1E995 % 2**64)
@@ -91,6 +94,16 @@ def _word(typing: Any, address: Any) -> Any:
     return types.uint64(types.int64), generate
 
 
+@intrinsic
+def _bits(typing: Any, value: Any) -> Any:
+    """Return a float64's bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
 @_compiled
 def words_at(addresses, words):
     """Write the eight bytes that lie at each of n addresses to int64 (n,)."""
@@ -117,6 +130,24 @@ def _finished(state):
 @_inlined
 def _int_key(value):
     return _finished((_LENGTH_8 ^ _mixed(np.uint64(value))) * _M)
+
+
+@_inlined
+def _float_key(value):
+    """Return the key of a number's bits; zero has one sign, and NaN the null's, the bits of -0.0."""
+    bits = np.int64(NULL_INT)
+    if value == 0:
+        bits = np.int64(0)
+    elif not np.isnan(value):
+        bits = np.int64(_bits(np.float64(value)))
+    return _int_key(bits)
+
+
+@_compiled
+def float_keys(values, keys):
+    """Write the keys (n,) of float64 numbers (n,)."""
+    for i in range(len(keys)):
+        keys[i] = _float_key(values[i])
 
 
 @njit
@@ -354,7 +385,7 @@ def _bucket(key, buckets):
 
 
 @njit
-def _run_steps(values, steps, constants):
+def run_steps(values, steps, constants):
     """Take values (n,), float32 or float64 as the constants (steps, 2) are, through a chain of arithmetic, in place."""
     for step in range(len(steps)):
         a, b = constants[step, 0], constants[step, 1]
@@ -382,6 +413,13 @@ def _run_steps(values, steps, constants):
         elif kind == SCALE:
             for i in range(len(values)):
                 values[i] = (values[i] - a) * b
+        elif kind == OVER_TWICE:
+            for i in range(len(values)):
+                twice = values[i] + values[i]
+                values[i] = values[i] / twice if twice != 0 else np.nan
+        elif kind == NULL:
+            for i in range(len(values)):
+                values[i] = 1 if np.isnan(values[i]) else 0
 
 
 @njit
@@ -449,20 +487,26 @@ def _direct(values, settings, target, column):
 
 @njit
 def _list_find(data, starts, ends, offsets, settings, target, column, width):
-    """Write the payloads of lists' values, then padding; integers lie at `data`, strings at its starts and ends."""
-    slots, buckets, strings, keep_last = settings[1], settings[3], settings[4], settings[5]
+    """Write the payloads of a slice of lists' values, then padding.
+
+    Integers lie at `data`, strings at its starts and ends; a slice's bounds count from a list's end where negative.
+    """
+    slots, buckets, strings, padding = settings[1], settings[3], settings[4], np.int32(settings[7])
     table = carray(_pointer(settings[0]), (slots, 2), np.uint64)
     pilots = carray(_pointer(settings[2]), buckets, np.uint16)
     integers = carray(_pointer(data), 1, np.int64)
     for i in range(len(offsets) - 1):
-        kept = min(offsets[i + 1] - offsets[i], width)
-        first = offsets[i + 1] - kept if keep_last else offsets[i]
+        length = offsets[i + 1] - offsets[i]
+        skipped, stop = settings[5], settings[6]
+        skipped = max(length + skipped, 0) if skipped < 0 else skipped
+        stop = length + stop if stop < 0 else min(stop, length)
+        kept = max(min(stop - skipped, width), 0)
         for j in range(kept):
-            at = first + j
+            at = offsets[i] + skipped + j
             key = _string_key(data + starts[at], ends[at] - starts[at]) if strings else _int_key(integers[at])
             target[i, column + j] = _payload(key, table, slots, pilots, buckets, np.int32(UNSEEN_ID))
         for j in range(kept, width):
-            target[i, column + j] = PADDING_ID
+            target[i, column + j] = padding
 
 
 @njit
@@ -473,6 +517,47 @@ def _age_days(later, earlier, numbers, column):
         one, other = later[i * later_step], earlier[i * earlier_step]
         known = one != NULL_INT and other != NULL_INT
         numbers[i, column] = (np.float64(one) - other) / _DAY_MS if known else np.nan
+
+
+@njit
+def _same(addresses, place, kind, one, other):
+    """Return whether an input's values in two rows are equal, and not null."""
+    if kind == TEXT:
+        first, second = (
+            np.int64(_word(addresses[place + 1] + 8 * one)),
+            np.int64(_word(addresses[place + 1] + 8 * other)),
+        )
+        length = np.int64(_word(addresses[place + 2] + 8 * one)) - first
+        if length == 0 or length != np.int64(_word(addresses[place + 2] + 8 * other)) - second:
+            return False
+        letters = carray(_pointer(addresses[place]), 1, np.uint8)
+        different = np.uint8(0)
+        for i in range(length):
+            different |= letters[first + i] ^ letters[second + i]
+        return different == 0
+    if kind == FLOAT32:
+        singles = carray(_pointer(addresses[place]), 1, np.float32)
+        return singles[one] == singles[other]
+    if kind == FLOAT64:
+        doubles = carray(_pointer(addresses[place]), 1, np.float64)
+        return doubles[one] == doubles[other]
+    integers = carray(_pointer(addresses[place]), 1, np.int64)
+    return integers[one] == integers[other] and integers[one] != NULL_INT
+
+
+@njit
+def _difference(addresses, place, kind, row, before):
+    """Return by how much an input's value in a row is above that in another, or NaN."""
+    if kind == FLOAT32:
+        singles = carray(_pointer(addresses[place]), 1, np.float32)
+        return np.float64(singles[row] - singles[before])
+    if kind == FLOAT64:
+        doubles = carray(_pointer(addresses[place]), 1, np.float64)
+        return doubles[row] - doubles[before]
+    integers = carray(_pointer(addresses[place]), 1, np.int64)
+    if integers[row] == NULL_INT or integers[before] == NULL_INT:
+        return np.nan
+    return np.float64(integers[row]) - np.float64(integers[before])
 
 
 # ── The loop ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -510,6 +595,8 @@ def execute(
         once[line[OUTPUT]] = True
         for operand in operands[line[FIRST] : line[FIRST] + line[COUNT]]:
             once[line[OUTPUT]] &= once[operand]
+        if line[OP] == DIFFERENCE_LAG:  # the first row has none before it
+            once[line[OUTPUT]] = False
     keys = np.empty((span[0], BLOCK), np.uint64)
     cells = np.empty((BLOCK, span[1]), np.int32)
     work32, work64 = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float64)
@@ -539,7 +626,15 @@ def execute(
                     held = packed_numbers
 
             if op == INT_KEYS:
-                int_keys(_int64s(address, first, n), keys[column, :n])
+                if source_bank == INPUT:
+                    int_keys(_int64s(address, first, n), keys[column, :n])
+                else:
+                    ids = packed_ids if source_bank == CATEGORICAL else cells
+                    for i in range(n):
+                        keys[column, i] = _int_key(np.int64(ids[i, source]))
+            elif op == FLOAT_KEYS:
+                _load(work64[:n], settings[0], address, first, held, source)
+                float_keys(work64[:n], keys[column, :n])
             elif op == STRING_KEYS:
                 starts, ends = _int64s(addresses[source + 1], first, n), _int64s(addresses[source + 2], first, n)
                 for i in range(n):
@@ -588,17 +683,43 @@ def execute(
                 chain = slice(settings[1], settings[1] + settings[2])
                 if settings[3]:
                     _load(work64[:n], settings[0], address, first, held, source)
-                    _run_steps(work64[:n], steps[chain], constants64[chain])
+                    run_steps(work64[:n], steps[chain], constants64[chain])
                     work32[:n] = work64[:n]
                 else:
                     _load(work32[:n], settings[0], address, first, held, source)
-                    _run_steps(work32[:n], steps[chain], constants32[chain])
+                    run_steps(work32[:n], steps[chain], constants32[chain])
                 target.view(np.float32)[:n, column] = work32[:n]
             elif op == BUCKETIZE:
                 edges = carray(_pointer(settings[0]), settings[1], np.float64)
                 _load(work64[:n], settings[3], address, first, held, source)
+                if settings[5]:
+                    chain = slice(settings[4], settings[4] + settings[5])
+                    run_steps(work64[:n], steps[chain], constants64[chain])
                 for i in range(n):
                     target[i, column] = _edges_below(work64[i], edges) + settings[2]
+            elif op == IS_NULL:
+                if settings[0] == TEXT:
+                    starts, ends = _int64s(addresses[source + 1], first, n), _int64s(addresses[source + 2], first, n)
+                    for i in range(n):
+                        target[i, column] = np.int32(starts[i] == ends[i])
+                else:
+                    _load(work64[:n], settings[0], address, first, held, source)
+                    for i in range(n):
+                        target[i, column] = np.int32(np.isnan(work64[i]))
+            elif op == DIFFERENCE_LAG:
+                numbers = target.view(np.float32)
+                for i in range(n):
+                    row, before = begin + i, begin + i - settings[1]
+                    known = before >= 0 and before < len(categorical)
+                    for j in range(1, len(read)):
+                        step, kind = int(not once[read[j]]), (settings[2] >> (3 * j)) & 7
+                        place = registers[read[j], 1]
+                        known = known and _same(addresses, place, kind, row * step, before * step)
+                    step = int(not once[read[0]])
+                    value = np.nan
+                    if known:
+                        value = _difference(addresses, source, settings[0], row * step, before * step)
+                    numbers[i, column] = value
             elif op == CONSTANT:
                 target[0, column] = np.int32(settings[0])
             elif op == COPY:

@@ -30,6 +30,13 @@ def int_keys(values: NDArray[Any]) -> UInt64Array:
     return keys
 
 
+def float_keys(values: NDArray[np.float64]) -> UInt64Array:
+    """Return the keys (n,) of numbers (n,): of their bits, NaN being null and zero having one sign."""
+    keys = np.empty(len(values), dtype=np.uint64)
+    kernels.float_keys(np.ascontiguousarray(values, dtype=np.float64), keys)
+    return keys
+
+
 def key_ints(keys: UInt64Array) -> NDArray[np.int64]:
     """Return the integers (n,) whose keys (n,) these are."""
     with np.errstate(over="ignore"):

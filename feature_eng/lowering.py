@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import nvtabular as nvt
 from merlin.dag.ops.concat_columns import ConcatColumns
 from merlin.dag.ops.selection import SelectionOp
+from merlin.dag.ops.subset_columns import SubsetColumns
+from merlin.dag.ops.subtraction import SubtractionOp
+from nvtabular import ops
 
-import feature_eng.rules  # noqa: F401 - registers the rules
+import feature_eng.category_rules
+import feature_eng.nvtabular_rules
+import feature_eng.rules  # noqa: F401 - these register the rules
+from feature_eng.fitted import fitted_fingerprint, fitted_inputs, fitted_layout, read_inputs, with_cardinalities
 from feature_eng.functions import HOURS, WEEKDAYS
+from feature_eng.inputs import Input
 from feature_eng.layout import NO_NUMBER, Layout, Slot
+from feature_eng.operators import list_outputs
 from feature_eng.plan import Plan
-from feature_eng.plan_writer import RULES, Registers, Writer, simplified
+from feature_eng.plan_writer import RULES, Registers, Writer
 from feature_eng.schema import Categorical, CategoricalList, Column, Hashed, Schema, Text, TimePart
 
+HASHED = (ops.HashBucket, ops.HashedCross)
 
-def lower(workflow: nvt.Workflow, schema: Schema) -> Plan:
-    """Compile a schema's fitted workflow.
 
-    The plan gives what the workflow gives for `serving_frame` rows.
+def lower(workflow: nvt.Workflow, schema: Schema | None = None) -> Plan:
+    """Compile a fitted workflow: a schema's, or one written by hand from NVTabular's operators.
+
+    A schema's plan gives what the workflow gives for `serving_frame` rows. One written by hand has the inputs that its
+    outputs depend on; docs/lowering.md says which operators compile and where the plan differs from the workflow.
 
     Raises:
-        TypeError: the workflow holds an operator that has no rule.
+        TypeError: the workflow holds an operator that has no rule, or an output that a plan cannot have.
     """
+    return _lower_schema(workflow, schema) if schema else _lower_fitted(workflow)
+
+
+def _lower_schema(workflow: nvt.Workflow, schema: Schema) -> Plan:
     writer = Writer(schema.inputs)
     # In training an infinity was cleaned away to NaN.
     roots = {i.name: writer.numbers(i.name, i.name, ("finite",)) for i in schema.inputs if i.dtype == "float32"}
     registers = _walk(workflow.output_node, writer, roots, {})
     layout = _layout(schema, writer.cardinalities)
+    return _plan(schema.fingerprint, schema.inputs, writer, layout, registers)
+
+
+def _lower_fitted(workflow: nvt.Workflow) -> Plan:
+    writer = Writer(fitted_inputs(workflow.input_schema))
+    registers = _walk(workflow.output_node, writer, {}, {})
+    layout, packed = fitted_layout(workflow.output_schema, writer, registers)
+    plan = with_cardinalities(_plan("", tuple(writer.inputs.values()), writer, layout, packed))
+    inputs = read_inputs(plan, workflow.output_schema)
+    return replace(plan, inputs=inputs, fingerprint=fitted_fingerprint(plan, inputs))
+
+
+def _plan(fingerprint: str, inputs: tuple[Input, ...], writer: Writer, layout: Layout, registers: Registers) -> Plan:
     if layout.continuous == (NO_NUMBER,):
         registers[NO_NUMBER] = writer.emit("constant", NO_NUMBER, [], {"value": 0.0})
     categorical = tuple(registers[slot.name] for slot in layout.categorical)
     continuous = tuple(registers[name] for name in layout.continuous)
-    return Plan(
-        fingerprint=schema.fingerprint,
-        inputs=schema.inputs,
-        instructions=simplified(writer.instructions, (*categorical, *continuous)),
-        layout=layout,
-        categorical=categorical,
-        continuous=continuous,
-        arrays=writer.arrays,
-    )
+    instructions, arrays = writer.finished((*categorical, *continuous))
+    return Plan(fingerprint, inputs, instructions, layout, categorical, continuous, arrays)
 
 
 def _walk(node: Any, writer: Writer, roots: Registers, walked: dict[int, Registers]) -> Registers:
@@ -56,13 +78,22 @@ def _walk(node: Any, writer: Writer, roots: Registers, walked: dict[int, Registe
 
 
 def _lowered(node: Any, writer: Writer, registers: Registers) -> Registers:
-    if node.op is None or isinstance(node.op, (ConcatColumns, SelectionOp)):
-        return registers
+    if node.op is None or isinstance(node.op, (ConcatColumns, SelectionOp, SubsetColumns, SubtractionOp)):
+        names = set(node.output_schema.column_names)
+        return {n: r for n, r in registers.items() if n in names or list_outputs(n, 1)[0] in names}
     columns = list(node.input_columns.names)
+    writer.groups = [(g,) if isinstance(g, str) else tuple(g) for g in node.input_columns.grouped_names]
+    name = type(node.op).__name__
+    if type(node.op) in HASHED:
+        raise TypeError(
+            f"operator {name} on {', '.join(columns)} must be feature_eng.operators.HashedIds, since on a CPU it "
+            f"hashes a row's index with its value; got {name}"
+        )
     if type(node.op) not in RULES:
         raise TypeError(
-            f"operator {type(node.op).__name__} on {', '.join(columns)} must be one of "
-            f"{', '.join(sorted(op.__name__ for op in RULES))}, which have a rule"
+            f"operator {name} on {', '.join(columns)} must be one of "
+            f"{', '.join(sorted({op.__name__ for op in RULES}))}, which have a rule; replace it by these, or "
+            "register a rule with feature_eng.plan_writer.rule"
         )
     return RULES[type(node.op)](writer, node.op, columns, registers)
 

@@ -106,13 +106,19 @@ def _bins(step: Instruction, plan: Plan) -> Any:
     return first + len(plan.arrays[step.arrays["edges"]])
 
 
+def _other(step: Instruction, plan: Plan) -> Any:
+    return step.numbers.get("default", UNSEEN_ID)
+
+
 # The highest id that an operation gives by itself; a table's are in its payloads.
 HIGHEST: dict[str, Callable[[Instruction, Plan], Any]] = {
     "buckets": _setting("buckets"),
     "words": _setting("buckets"),
-    "vocabulary": _unseen,
+    "vocabulary": _other,
     "list_vocabulary": _unseen,
-    "dense_vocabulary": lambda step, plan: max(UNSEEN_ID, _setting("null")(step, plan)),
+    "list_slice": lambda step, plan: max(UNSEEN_ID, _setting("padding")(step, plan)),
+    "dense_vocabulary": lambda step, plan: max(_other(step, plan), _setting("null")(step, plan)),
+    "is_null": lambda step, plan: 1,
     "bucketize": _bins,
     "hour": lambda step, plan: 25,
     "weekday": lambda step, plan: 8,

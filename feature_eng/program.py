@@ -31,7 +31,7 @@ class Instruction:
     op: str
     inputs: tuple[str, ...]
     output: str
-    numbers: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
     arrays: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[tuple[Any, ...], ...] = ()
 
@@ -39,6 +39,7 @@ class Instruction:
 # What a register holds: an input's dtype, a list of it, or what an operation computed.
 INPUT_KINDS = ("int64", "string", "float32", "float64", "int64 list", "string list")
 NUMERIC = ("float32", "float64", "int64", "number")
+SCALARS = ("float32", "float64", "int64", "string")
 
 STEPS = {
     "finite": (kernels.FINITE, 0),
@@ -47,6 +48,8 @@ STEPS = {
     "log": (kernels.LOG, 1),
     "normalize": (kernels.NORMALIZE, 2),
     "scale": (kernels.SCALE, 2),
+    "over_twice": (kernels.OVER_TWICE, 0),
+    "null": (kernels.NULL, 0),
 }
 
 
@@ -66,8 +69,10 @@ class Operation:
 class _Reader:
     """The numbers and arrays of one instruction, each checked as it is read."""
 
-    def __init__(self, step: Instruction, arrays: Mapping[str, Array], first_kind: str, steps: int) -> None:
-        self.step, self.arrays, self.first_kind, self.steps = step, arrays, first_kind, steps
+    def __init__(
+        self, step: Instruction, arrays: Mapping[str, Array], kinds: Sequence[str], steps: int, width: int
+    ) -> None:
+        self.step, self.arrays, self.kinds, self.steps, self.width = step, arrays, kinds, steps, width
 
     def integer(self, name: str, low: int, high: int) -> int:
         value = self.step.numbers[name]
@@ -76,8 +81,13 @@ class _Reader:
         return value
 
     def bits(self, name: str) -> int:
-        """Return a float32 number's bits."""
-        return int(np.float32(_number(self.step, name, self.step.numbers[name])).view(np.int32))
+        """Return a float32 number's bits; null is NaN."""
+        value = self.step.numbers[name]
+        return int(np.float32(np.nan if value is None else _finite(self.step.output, name, value)).view(np.int32))
+
+    def other_id(self) -> int:
+        """Return the id of keys that a vocabulary does not list."""
+        return self.integer("default", *_IDS) if "default" in self.step.numbers else UNSEEN_ID
 
     def array(self, name: str, dtype: str, *shape: int | None) -> Array:
         key = self.step.arrays[name]
@@ -99,9 +109,9 @@ class _Reader:
         return table.ctypes.data, len(table), self.integer("low", -(2**63), 2**63 - 1)
 
 
-def _number(step: Instruction, name: str, value: Any) -> float:
+def _finite(output: str, name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise PlanError(f"{name} of {step.output} must be a finite number; got {value!r}")
+        raise PlanError(f"{name} of {output} must be a finite number; got {value!r}")
     return float(value)
 
 
@@ -109,12 +119,21 @@ def _edges(reader: _Reader) -> Sequence[int]:
     edges = reader.array("edges", "<f8", None)
     if not (edges[1:] >= edges[:-1]).all():
         raise PlanError(f"plan array {reader.step.arrays['edges']} must ascend; got {edges.tolist()}")
-    return edges.ctypes.data, len(edges), reader.integer("first", 0, 2**31 - 1), _source(reader)
+    chain = (reader.steps, len(reader.step.steps))
+    return edges.ctypes.data, len(edges), reader.integer("first", 0, 2**31 - 1), _source(reader), *chain
+
+
+_SOURCES = {
+    "float32": kernels.FLOAT32,
+    "float64": kernels.FLOAT64,
+    "int64": kernels.INT64,
+    "string": kernels.TEXT,
+    "number": kernels.REGISTER,
+}
 
 
 def _source(reader: _Reader) -> int:
-    sources = {"float32": kernels.FLOAT32, "float64": kernels.FLOAT64, "int64": kernels.INT64}
-    return sources.get(reader.first_kind, kernels.REGISTER)
+    return _SOURCES[reader.kinds[0]]
 
 
 def _chain(reader: _Reader) -> Sequence[int]:
@@ -122,40 +141,62 @@ def _chain(reader: _Reader) -> Sequence[int]:
 
 
 def _list_table(reader: _Reader) -> Sequence[int]:
-    strings = reader.first_kind == "string list"
-    return *reader.hash_table(), int(strings), reader.integer("keep_last", 0, 1)
+    if reader.step.op == "list_vocabulary":  # as wide as its slot, which is narrower than any list is long
+        bounds = (-reader.width, _LAST, 0) if reader.integer("keep_last", 0, 1) else (0, _LAST, 0)
+    else:
+        bounds = (
+            reader.integer("start", -_LAST, _LAST),
+            reader.integer("end", -_LAST, _LAST),
+            reader.integer("padding", *_IDS),
+        )
+    return *reader.hash_table(), int(reader.kinds[0] == "string list"), *bounds
 
 
+def _lag(reader: _Reader) -> Sequence[int]:
+    kinds = reader.kinds
+    if kinds[0] == "string" or not 2 <= len(kinds) <= 20:
+        raise PlanError(
+            f"instruction {reader.step.output} must read a number and 1 to 19 inputs; got {', '.join(kinds)}"
+        )
+    packed = sum(_SOURCES[kind] << (3 * index) for index, kind in enumerate(kinds))
+    return _source(reader), reader.integer("shift", -(2**31), 2**31), packed
+
+
+_LAST = 2**63 - 1
 _BUCKETS = (1, 2**31 - 2)
 _IDS = (0, 2**31 - 1)
 
 OPERATIONS: dict[str, Operation] = {
-    "int_keys": Operation(kernels.INT_KEYS, ("int64",), "key"),
+    "int_keys": Operation(kernels.INT_KEYS, (("int64", "id"),), "key"),
+    "float_keys": Operation(kernels.FLOAT_KEYS, (("float32", "float64"),), "key", lambda r: [_source(r)]),
     "string_keys": Operation(kernels.STRING_KEYS, ("string",), "key"),
     "combined_keys": Operation(kernels.COMBINED_KEYS, ("key", ...), "key"),
     "buckets": Operation(kernels.BUCKETS, ("key",), "id", lambda r: [r.integer("buckets", *_BUCKETS)]),
-    "vocabulary": Operation(kernels.FIND, ("key",), "id", lambda r: [*r.hash_table(), UNSEEN_ID]),
+    "vocabulary": Operation(kernels.FIND, ("key",), "id", lambda r: [*r.hash_table(), r.other_id()]),
     "statistic": Operation(kernels.FIND, ("key",), "number", lambda r: [*r.hash_table(), r.bits("default")]),
     "dense_vocabulary": Operation(
-        kernels.DIRECT, ("int64",), "id", lambda r: [*r.dense_table(), UNSEEN_ID, r.integer("null", *_IDS)]
+        kernels.DIRECT, ("int64",), "id", lambda r: [*r.dense_table(), r.other_id(), r.integer("null", *_IDS)]
     ),
     "dense_statistic": Operation(
         kernels.DIRECT, ("int64",), "number", lambda r: [*r.dense_table(), r.bits("default"), r.bits("null")]
     ),
     "list_vocabulary": Operation(kernels.LIST_FIND, (("int64 list", "string list"),), "id", _list_table),
+    "list_slice": Operation(kernels.LIST_FIND, (("int64 list", "string list"),), "id", _list_table),
     "words": Operation(kernels.WORDS, ("string",), "id", lambda r: [r.integer("buckets", *_BUCKETS)]),
     "hour": Operation(kernels.HOUR, ("int64",), "id"),
     "weekday": Operation(kernels.WEEKDAY, ("int64",), "id"),
     "age_days": Operation(kernels.AGE_DAYS, ("int64", "int64"), "number"),
     "numbers": Operation(kernels.NUMBERS, (NUMERIC,), "number", _chain),
     "bucketize": Operation(kernels.BUCKETIZE, (NUMERIC,), "id", _edges),
+    "is_null": Operation(kernels.IS_NULL, ((*SCALARS, "number"),), "id", lambda r: [_source(r)]),
+    "difference_lag": Operation(kernels.DIFFERENCE_LAG, (SCALARS, ...), "number", _lag),
     "constant": Operation(kernels.CONSTANT, (), "number", lambda r: [r.bits("value")]),
 }
 
 
 @dataclass(frozen=True)
 class Program:
-    """A plan in the form that `kernels.execute` takes; `names` are its registers, in order, `width` is the layout's S."""
+    """A plan in the form that `kernels.execute` takes; `names` are its registers in order, `width` the layout's S."""
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -219,18 +260,31 @@ class _Assembler:
 
     def chain(self, step: Instruction) -> None:
         """Append the steps of a chain of arithmetic."""
-        for name, *constants in step.steps:
-            if name not in STEPS or len(constants) != STEPS[name][1]:
-                listed = ", ".join(f"{known} ({count} numbers)" for known, (_, count) in STEPS.items())
-                raise PlanError(f"steps of {step.output} must be of {listed}; got {[name, *constants]}")
-            values = [_number(step, name, value) for value in constants if value is not None]
-            if name == "clip":  # a bound that is left out is null
-                low, high = constants
-                values = [-math.inf if low is None else values[0], math.inf if high is None else values[-1]]
-            if len(values) != len(constants):
-                raise PlanError(f"{name} of {step.output} must be a finite number; got None")
-            self.steps.append(STEPS[name][0])
-            self.constants.append(values + [0.0] * (2 - len(values)))
+        kinds, constants = chain_constants(step.output, step.steps)
+        self.steps += kinds
+        self.constants += constants
+
+
+def chain_constants(name: str, steps: Sequence[tuple[Any, ...]]) -> tuple[list[int], list[list[float]]]:
+    """Return the kinds of a chain's steps and two constants for each.
+
+    Raises:
+        PlanError: naming the register `name` and the rule it breaks.
+    """
+    kinds, constants = [], []
+    for kind, *given in steps:
+        if kind not in STEPS or len(given) != STEPS[kind][1]:
+            listed = ", ".join(f"{known} ({count} numbers)" for known, (_, count) in STEPS.items())
+            raise PlanError(f"steps of {name} must be of {listed}; got {[kind, *given]}")
+        values = [_finite(name, kind, value) for value in given if value is not None]
+        if kind == "clip":  # a bound that is left out is null
+            low, high = given
+            values = [-math.inf if low is None else values[0], math.inf if high is None else values[-1]]
+        if len(values) != len(given):
+            raise PlanError(f"{kind} of {name} must be a finite number; got None")
+        kinds.append(STEPS[kind][0])
+        constants.append(values + [0.0] * (2 - len(values)))
+    return kinds, constants
 
 
 def assemble(
@@ -305,11 +359,11 @@ def _assemble_one(
             raise PlanError(f"instruction {step.output} must read registers written before it; got {name}")
     kinds = [out.kinds[out.index[name]] for name in step.inputs]
     _check_kinds(step, operation.reads, kinds)
-    if width != 1 and step.op not in ("words", "list_vocabulary"):
+    if width != 1 and step.op not in ("words", "list_vocabulary", "list_slice"):
         raise PlanError(f"instruction {step.output} must fill its slot's {width} columns; got 1")
     if packed and packed[0] != (kernels.CATEGORICAL if operation.writes == "id" else kernels.CONTINUOUS):
         raise PlanError(f"plan must pack ids as categorical, numbers as continuous; got {step.output} otherwise")
-    reader = _Reader(step, arrays, kinds[0] if kinds else "", len(out.steps))
+    reader = _Reader(step, arrays, kinds, len(out.steps), width)
     try:
         settings = [_signed(value) for value in operation.settings(reader)]
     except KeyError as error:

@@ -1,9 +1,8 @@
-"""How each operator of a schema's workflow becomes instructions of a plan."""
+"""How each operator of our own becomes instructions of a plan; NVTabular's are in `nvtabular_rules`."""
 
 from __future__ import annotations
 
 import numpy as np
-from nvtabular import ops
 
 from feature_eng.functions import NULL_INT_KEY, NULL_STRING_KEY
 from feature_eng.inputs import NULL_ID
@@ -53,29 +52,7 @@ def _fill_median(writer: Writer, op: FillMedian, columns: list[str], registers: 
     return {c: writer.numbers(c, registers[c], ("fill", float(op.medians[c]))) for c in columns}
 
 
-@rule(ops.FillMissing)
-def _fill(writer: Writer, op: ops.FillMissing, columns: list[str], registers: Registers) -> Registers:
-    return {c: writer.numbers(c, registers[c], ("fill", float(op.fill_val))) for c in columns}
-
-
-@rule(ops.Clip)
-def _clip(writer: Writer, op: ops.Clip, columns: list[str], registers: Registers) -> Registers:
-    bounds = [None if bound is None else float(bound) for bound in (op.min_value, op.max_value)]
-    return {c: writer.numbers(c, registers[c], ("clip", *bounds)) for c in columns}
-
-
-@rule(ops.LogOp)
-def _log(writer: Writer, op: ops.LogOp, columns: list[str], registers: Registers) -> Registers:
-    return {c: writer.numbers(c, registers[c], ("log", 1.0)) for c in columns}
-
-
 @rule(Normalize)
 def _normalize(writer: Writer, op: Normalize, columns: list[str], registers: Registers) -> Registers:
     moments = {c: (float(op.means[c]), float(op.stds[c]) or 1.0) for c in columns}
-    return {c: writer.numbers(c, registers[c], ("normalize", *moments[c])) for c in columns}
-
-
-@rule(ops.Bucketize)
-def _bucketize(writer: Writer, op: ops.Bucketize, columns: list[str], registers: Registers) -> Registers:
-    edges = {c: np.array(op.boundaries(c), dtype=np.float64) for c in columns}
-    return {c: writer.emit("bucketize", c, [registers[c]], {"first": 0}, {"edges": edges[c]}) for c in columns}
+    return {c: writer.numbers(c, registers[c], ("normalize", *moments[c]), wide=False) for c in columns}

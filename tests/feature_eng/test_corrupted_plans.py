@@ -90,7 +90,7 @@ SIGNED: dict[str, tuple[Callable[[Raw], Any], str]] = {
     ),
     "widths that do so together": (
         lambda raw: [slot(raw, name).update(width=60_000) for name in ("title", "tags")],
-        "layout must have at most 65536 categorical columns; got 120017",
+        "layout must have at most 65536 categorical columns; got 120024",
     ),
     "an embedding of nothing": (
         lambda raw: slot(raw, "item").update(embedding=0),

@@ -130,6 +130,6 @@ def test_a_chain_of_arithmetic_is_one_instruction_with_the_fitted_numbers() -> N
 
 
 def test_an_operator_without_a_rule_is_named() -> None:
-    message = r"operator UDF on price must be one of Bucketize, .*WordIds, which have a rule"
+    message = r"operator UDF on price must be one of AddMetadata, .*WordIds, which have a rule"
     with pytest.raises(TypeError, match=message):
         lowered_node(["price"] >> ops.LambdaOp(lambda column: column + 1))

@@ -1,0 +1,125 @@
+"""A plan gives what NVTabular's own operators give, on frames of every dtype: ids exactly, floats within 1e-6."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from nvtabular import ops
+
+from feature_eng.plan import Plan
+from tests.contract.hand_written import (
+    FRAMES,
+    INTS,
+    SCALARS,
+    by_plan,
+    check_equal,
+    compiled,
+    examples,
+    folder,
+    training_log,
+    with_text,
+)
+
+
+def categorify(**options: Any) -> Any:
+    return ops.Categorify(out_path=folder(), **options)
+
+
+VOCABULARIES: dict[str, Callable[[], Any]] = {
+    "every dtype": lambda: SCALARS >> categorify(),
+    "another dtype": lambda: ["text", "i64"] >> categorify(dtype=np.int32),
+    "the largest": lambda: ["text", "i64", "f32"] >> categorify(max_size=6),
+    "one bucket": lambda: ["text", "i64"] >> categorify(num_buckets=1),
+    "several files": lambda: ["text", "i64", "f64"] >> categorify(split_out=2),
+    "joint": lambda: [["i8", "i16"], ["f32", "f64"]] >> categorify(),
+    "combo of two": lambda: [["i64", "text"]] >> categorify(encode_type="combo"),
+    "combo of floats": lambda: [["f32", "text", "flag"], "i8"] >> categorify(encode_type="combo"),
+    "combo and each": lambda: (
+        ([["i64", "text"]] >> categorify(encode_type="combo")) + (["i64", "text"] >> categorify())
+    ),
+    "filled": lambda: ["text"] >> ops.FillMissing("none") >> categorify(),
+    "filled with a value": lambda: ["f32", "f64", "i64"] >> ops.FillMissing(1) >> categorify(),
+    "of buckets": lambda: ["f32", "f64"] >> ops.Bucketize([0, 1, 2]) >> categorify(),
+    "of ids": lambda: ["i64", "text"] >> categorify() >> categorify(),
+    "lists": lambda: ["ints", "words"] >> categorify() >> ops.ListSlice(3, pad=True),
+    "last of lists": lambda: ["ints", "words"] >> categorify() >> ops.ValueCount() >> ops.ListSlice(-2, pad=True),
+    "middle of lists": lambda: ["ints", "words"] >> categorify() >> ops.ListSlice(1, 3, pad=True),
+    "all but the last of lists": lambda: ["ints", "words"] >> categorify() >> ops.ListSlice(-4, -1, pad=True),
+}
+
+
+def all_null(frame: pd.DataFrame) -> bool:
+    columns = ["f32", "f64", "text"]
+    return (
+        bool(frame[columns].isna().all().any()) or not any(map(len, frame["ints"])) or not any(map(len, frame["words"]))
+    )
+
+
+@cache
+def vocabulary(kind: str, seed: int) -> tuple[Any, Plan]:
+    partitions = 2  # ValueCount fails to fit on more
+    return compiled(VOCABULARIES[kind](), training_log(seed), partitions)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", VOCABULARIES)
+def test_categories_get_the_same_ids(kind: str, seed: int) -> None:
+    workflow, plan = vocabulary(kind, seed)
+    empty = "" if seed == 0 and kind != "the largest" else None  # an empty string that is not listed is a null
+
+    @examples(15)
+    @given(frame=FRAMES)
+    def check(frame: pd.DataFrame) -> None:
+        check_equal(workflow, plan, with_text(frame, empty), all_null)
+
+    check()
+    check_equal(workflow, plan, with_text(training_log(seed), empty))
+
+
+NUMERIC: dict[str, Callable[[], Any]] = {
+    "filled": lambda: [*INTS, "f32", "f64"] >> ops.FillMissing(3),
+    "filled with what float32 does not hold": lambda: ["f32", "f64"] >> ops.FillMissing(0.7) >> ops.Bucketize([0.7]),
+    "filled and told": lambda: ["f32", "f64", "i8"] >> ops.FillMissing(0, add_binary_cols=True) >> ops.AddTags([]),
+    "median": lambda: ["f32", "f64", *INTS] >> ops.FillMedian(add_binary_cols=True),
+    "clipped": lambda: ["f32", "f64", *INTS] >> ops.Clip(min_value=-1, max_value=3),
+    "clipped to what float32 does not hold": lambda: ["f32", "f64"] >> ops.Clip(0.3, 0.7) >> ops.Bucketize([0.3, 0.7]),
+    "clipped below": lambda: ["f32", "f64", *INTS] >> ops.Clip(min_value=0.5),
+    "logarithm": lambda: ["f32", "f64", *INTS] >> ops.Clip(min_value=0) >> ops.LogOp(),
+    "logarithm of what is negative": lambda: ["f32", "f64"] >> ops.LogOp(),
+    "normalized": lambda: ["f32", "f64", "i8", "i16", "i32", "u32"] >> ops.Normalize(),
+    "normalized in float32": lambda: ["f32", "f64", "i8"] >> ops.Normalize(out_dtype=np.float32),
+    "from 0 to 1": lambda: ["f32", "f64", "i32"] >> ops.NormalizeMinMax(),
+    "bucketized": lambda: ["f32", "f64", *INTS, "flag"] >> ops.Bucketize([-1, 0, 0.7, 2, np.inf]),
+    "filled and bucketized": lambda: ["f32", "f64"] >> ops.FillMedian() >> ops.Bucketize([-1, 0, 0.7, 2]),
+    "indicator as a number": lambda: ["f32", "f64"] >> ops.FillMissing(add_binary_cols=True) >> ops.Normalize(),
+    "as they are": lambda: ["f32", "f64", "flag", "i8"] >> ops.Rename(postfix="_raw"),
+}
+
+
+@cache
+def numeric(kind: str) -> tuple[Any, Plan]:
+    log = training_log()
+    return compiled(NUMERIC[kind](), log[:-9] if "indicator" in kind else log)
+
+
+@pytest.mark.parametrize("kind", NUMERIC)
+def test_numbers_are_the_same(kind: str) -> None:
+    workflow, plan = numeric(kind)
+
+    @examples(15)
+    @given(frame=FRAMES)
+    def check(frame: pd.DataFrame) -> None:
+        check_equal(workflow, plan, frame)
+
+    check()
+
+
+def test_an_empty_frame_has_no_rows() -> None:
+    for kind in VOCABULARIES:
+        assert all(len(values) == 0 for values in by_plan(vocabulary(kind, 0)[1], training_log()[:0]).values())
