@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -16,6 +17,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the kind of blend."""
         self.kind = json.loads(json.loads(args["model_config"])["parameters"]["steelyard"]["string_value"])["blend"]
+        gc.freeze()  # what is loaded stays: no request waits until it has been searched for garbage
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Score each request's rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class TritonPythonModel:
         self.max_candidates = settings["max_candidates"]
         # Triton makes a Python object of each string as a request comes in; the plan reads the bytes as they came.
         pb_utils.deserialize_bytes_tensor = lambda wire: wire.view(_Wire)
+        gc.freeze()  # what is loaded stays: no request waits until it has been searched for garbage
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request, a bad one with an error that names the tensor and the rule."""

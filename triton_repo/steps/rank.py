@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import json
@@ -28,6 +29,7 @@ class TritonPythonModel:
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
         self.names = ("categorical", "continuous")
         self.ranker = torch.jit.load(io.BytesIO(data), map_location=self.device)
+        gc.freeze()  # what is loaded stays: no request waits until it has been searched for garbage
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Rank the rows of all requests in one pass, and give each request its own."""
