@@ -25,6 +25,8 @@ _STEPS: dict[str, Callable[..., str]] = {
     "log": lambda added: f"log(x + {added:g})",
     "normalize": lambda mean, deviation: f"(x − {mean:g}) / {deviation:g}",
     "scale": lambda offset, factor: f"(x − {offset:g}) · {factor:g}",
+    "over_twice": lambda: "x / (x + x)",
+    "null": lambda: "1 if missing, else 0",
 }
 
 

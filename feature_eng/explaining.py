@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from feature_eng.describing import kind_of, slots_of, step_in_words
 from feature_eng.inputs import NULL_ID, NULL_INT, NULL_STRING, PADDING_ID, RARE_ID, UNSEEN_ID, Input
-from feature_eng.keys import UInt64Array, combined_keys, int_keys, string_keys
+from feature_eng.keys import UInt64Array, combined_keys, float_keys, int_keys, string_keys
 from feature_eng.layout import Layout, Slot
 from feature_eng.plan import Plan
 from feature_eng.program import Instruction
@@ -149,10 +149,13 @@ def _key(
     step: Instruction, columns: Mapping[str, Any], values: Mapping[str, NDArray[Any]], keys: Mapping[str, UInt64Array]
 ) -> UInt64Array:
     if step.op == "combined_keys":
-        return combined_keys(*(keys[name] for name in step.inputs))
+        parts = [keys[name] for name in step.inputs]
+        return combined_keys(*parts) if len(parts) > 1 else int_keys(parts[0].view(np.int64))
     source = step.inputs[0]
     if step.op == "string_keys":
         return string_keys(columns[source])
+    if step.op == "float_keys":
+        return float_keys(columns[source])
     return int_keys(columns[source] if source in columns else values[source])
 
 
@@ -173,8 +176,12 @@ def _source(
 
 def _meaning(plan: Plan, step: Instruction, value: int) -> str:
     """Return what an id stands for."""
-    if step.op in ("vocabulary", "dense_vocabulary", "list_vocabulary"):
+    if step.op in ("vocabulary", "dense_vocabulary") and step.numbers.get("default", UNSEEN_ID) != UNSEEN_ID:
+        return "unseen" if value == step.numbers["default"] else "listed"
+    if step.op in ("vocabulary", "dense_vocabulary", "list_vocabulary", "list_slice"):
         return _LISTED.get(value, "listed")
+    if step.op == "is_null":
+        return ("not null", "null")[value]
     if step.op in ("buckets", "words"):
         return "padding" if value == PADDING_ID else f"bucket {value - 1}"
     if step.op == "hour":

@@ -15,6 +15,7 @@ from feature_eng.program import Instruction, PlanError
 
 MOST_COLUMNS = 65_536  # of either packed array, so that a row stays small
 _MOST_IDS = 2**31 - 1
+_FARTHEST = 2**31  # that a list is sliced from either end: sums of it and a list's length cannot wrap around
 _MOST_PAYLOAD = 2**32 - 1
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -36,6 +37,8 @@ def check_parts(plan: Plan) -> None:
             raise PlanError(f"plan must pack {register} in one way; got {slot.name} of another kind or width")
     for step in plan.instructions:
         _check_numbers(step)
+        if step.op == "int_keys" and step.inputs and widths.get(step.inputs[0], 1) > 1:
+            raise PlanError(f"instruction {step.output} must read ids of one column; got {step.inputs[0]}")
 
 
 def check_ids(plan: Plan, largest: Mapping[str, int]) -> None:
@@ -131,6 +134,10 @@ def _check_numbers(step: Instruction) -> None:
             raise PlanError(f"{name} of {step.output} must be a float32 number; got {value}")
     if step.steps and step.op not in ("numbers", "bucketize"):
         raise PlanError(f"instruction {step.output} must have no steps, since it is {step.op}; got {len(step.steps)}")
+    for name, lowest, highest in (("start", -_FARTHEST, _FARTHEST), ("end", -_FARTHEST, 2**63 - 1)):
+        bound: Any = step.numbers.get(name, 0)
+        if step.op == "list_slice" and isinstance(bound, int) and not lowest <= bound <= highest:
+            raise PlanError(f"{name} of {step.output} must be from {lowest} to {highest}; got {bound}")
     kind = np.float32 if step.numbers.get("double") == 0 else np.float64
     for name, *constants in step.steps:
         for constant in constants:

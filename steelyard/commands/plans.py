@@ -54,7 +54,8 @@ def explain(
     """Follow one row through a plan: what each instruction makes of it, and the row that is packed.
 
     Keys are shown in hexadecimal, ids with what they stand for: padding, null, unseen (not in the vocabulary), rare,
-    listed, a bucket or a bin. Numbers are shown as read and after each step of arithmetic. A row must have a value or
+    listed, a bucket or a bin; in the plan of a workflow that was written by hand, 3 is no rare value but the first
+    listed one. Numbers are shown as read and after each step of arithmetic. A row must have a value or
     null for every input of the plan; other columns, such as labels, are left alone.
 
     Example: `steelyard plan explain bundle --row shop/log/part-00000.parquet --index 7`

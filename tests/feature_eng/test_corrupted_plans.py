@@ -165,6 +165,18 @@ SIGNED: dict[str, tuple[Callable[[Raw], Any], str]] = {
         lambda raw: step(raw, "price.number")["steps"].append([1]),
         "instructions.16..steps must have a name first; got .1.$",
     ),
+    "a slice so far that places wrap around": (
+        lambda raw: step(raw, "tags.slice")["numbers"].update(start=2**63 - 1),
+        "start of tags.slice must be from -2147483648 to 2147483648; got 9223372036854775807",
+    ),
+    "a slice that far from the end": (
+        lambda raw: step(raw, "tags.slice")["numbers"].update(end=1 - 2**63),
+        "end of tags.slice must be from -2147483648 to 9223372036854775807; got -9223372036854775807",
+    ),
+    "a key of a list's ids": (
+        lambda raw: step(raw, "item.id.key").update(inputs=["history.ids"]),
+        "instruction item.id.key must read ids of one column; got history.ids",
+    ),
     "a role that no input has": (
         lambda raw: raw["inputs"][0].update(role="owner"),
         "input 'user' must have a name and a role of user, item, context; got owner",
