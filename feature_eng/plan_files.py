@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
         PlanError: the plan's parts do not fit together.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in plan.arrays.items()}
-    _check(plan, {name: largest_payload(array) for name, array in arrays.items()})
+    _check(replace(plan, arrays=arrays), {name: largest_payload(array) for name, array in arrays.items()})
     folder = Path(folder)
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)

@@ -73,16 +73,22 @@ class _Reader:
         self, step: Instruction, arrays: Mapping[str, Array], kinds: Sequence[str], steps: int, width: int
     ) -> None:
         self.step, self.arrays, self.kinds, self.steps, self.width = step, arrays, kinds, steps, width
+        self.taken: set[str] = set()
+
+    def number(self, name: str) -> float | None:
+        value = self.step.numbers[name]
+        self.taken.add(name)
+        return value
 
     def integer(self, name: str, low: int, high: int) -> int:
-        value = self.step.numbers[name]
+        value = self.number(name)
         if not isinstance(value, int) or not low <= value <= high:
             raise PlanError(f"{name} of {self.step.output} must be an integer from {low} to {high}; got {value!r}")
         return value
 
     def bits(self, name: str) -> int:
         """Return a float32 number's bits; null is NaN."""
-        value = self.step.numbers[name]
+        value = self.number(name)
         return int(np.float32(np.nan if value is None else _finite(self.step.output, name, value)).view(np.int32))
 
     def other_id(self) -> int:
@@ -91,12 +97,13 @@ class _Reader:
 
     def array(self, name: str, dtype: str, *shape: int | None) -> Array:
         key = self.step.arrays[name]
+        self.taken.add(name)
         if key not in self.arrays:
             raise PlanError(f"instruction {self.step.output} must use arrays of the plan; got {key}")
         array = self.arrays[key]
         fits = array.ndim == len(shape) and all(w in (None, s) for w, s in zip(shape, array.shape, strict=True))
-        if array.dtype != np.dtype(dtype) or not fits or not len(array):
-            wanted = f"{dtype} [{', '.join('n' if w is None else str(w) for w in shape)}]"
+        if array.dtype != np.dtype(dtype) or not fits or not len(array) or not array.flags.c_contiguous:
+            wanted = f"contiguous {dtype} [{', '.join('n' if w is None else str(w) for w in shape)}]"
             raise PlanError(f"plan array {key} must be {wanted}; got {array.dtype} {list(array.shape)}")
         return array
 
@@ -118,7 +125,10 @@ def _finite(output: str, name: str, value: Any) -> float:
 def _edges(reader: _Reader) -> Sequence[int]:
     edges = reader.array("edges", "<f8", None)
     if not (edges[1:] >= edges[:-1]).all():
-        raise PlanError(f"plan array {reader.step.arrays['edges']} must ascend; got {edges.tolist()}")
+        falls = int((~(edges[1:] >= edges[:-1])).argmax())
+        raise PlanError(
+            f"plan array {reader.step.arrays['edges']} must ascend; got {edges[falls : falls + 2].tolist()}"
+        )
     chain = (reader.steps, len(reader.step.steps))
     return edges.ctypes.data, len(edges), reader.integer("first", 0, 2**31 - 1), _source(reader), *chain
 
@@ -365,16 +375,15 @@ def _assemble_one(
         raise PlanError(f"plan must pack ids as categorical, numbers as continuous; got {step.output} otherwise")
     reader = _Reader(step, arrays, kinds, len(out.steps), width)
     try:
-        settings = [_signed(value) for value in operation.settings(reader)]
+        settings = [int(value) for value in operation.settings(reader)]
     except KeyError as error:
         raise PlanError(f"instruction {step.output} must have {error.args[0]}; got none") from None
+    if others := {*step.numbers, *step.arrays} - reader.taken:
+        known = ", ".join(sorted(reader.taken)) or "none"
+        raise PlanError(f"settings of {step.output} must be {known}; got {', '.join(sorted(others))} too")
     out.chain(step)
     register = out.add(step.output, operation.writes, packed or out.place(operation.writes, width))
     out.write(operation.code, register, width, [out.index[name] for name in step.inputs], settings)
-
-
-def _signed(value: int) -> int:
-    return int(value)
 
 
 def _check_kinds(step: Instruction, reads: tuple[Any, ...], kinds: Sequence[str]) -> None:

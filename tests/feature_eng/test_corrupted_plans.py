@@ -165,6 +165,10 @@ SIGNED: dict[str, tuple[Callable[[Raw], Any], str]] = {
         lambda raw: step(raw, "price.number")["steps"].append([1]),
         "instructions.16..steps must have a name first; got .1.$",
     ),
+    "a setting that an operation does not have": (
+        lambda raw: step(raw, "user.id")["arrays"].update(x="words_table"),
+        "settings of user.id must be pilots, table; got x too",
+    ),
     "a slice so far that places wrap around": (
         lambda raw: step(raw, "tags.slice")["numbers"].update(start=2**63 - 1),
         "start of tags.slice must be from -2147483648 to 2147483648; got 9223372036854775807",
@@ -294,3 +298,11 @@ def test_an_array_that_is_not_contiguous_is_written_as_it_reads(tmp_path: Path) 
     save_plan(dataclasses.replace(plan, arrays=fortran), tmp_path / "plan")
     for name, array in load_plan(tmp_path / "plan").arrays.items():
         np.testing.assert_array_equal(array, plan.arrays[name])
+
+
+def test_a_plan_in_memory_whose_array_has_gaps_does_not_run() -> None:
+    plan = every_operation_plan()
+    gaps = dict(plan.arrays) | {"items_table": np.repeat(plan.arrays["items_table"], 2, axis=0)[::2]}
+    message = r"plan array items_table must be contiguous <u8 \[n, 2\]; got uint64 \[224, 2\]"
+    with pytest.raises(PlanError, match=message):
+        dataclasses.replace(plan, arrays=gaps).program  # noqa: B018 - assembles, which checks
