@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_eng.arrow_columns import plan_columns
@@ -21,6 +21,7 @@ from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.schema import Schema
 from feature_eng.schema_file import parse_schema
 from feature_eng.workflow import FOLD_COLUMN, fit_workflow, serving_frame
+from tests.contract.hand_written import examples
 
 RAW = """
   - {name: user, role: user, kind: categorical, dtype: int64, min_count: 2}
@@ -141,7 +142,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Plan, Sch
     return *compiled(schema, training_log(0), tmp_path_factory.mktemp("everything")), schema
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(40)
 @given(rows=ROWS)
 def test_whatever_the_rows_hold_workflow_and_plan_agree(rows: list[dict[str, Any]], everything: Any) -> None:
     workflow, plan, schema = everything
@@ -184,7 +185,7 @@ DERIVED_COLUMN = st.one_of(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(8)
 @given(RAW_COLUMNS, st.lists(DERIVED_COLUMN, max_size=5), st.integers(0, 999), st.sampled_from([1, 2, 60]), ROWS)
 def test_whatever_the_schema_and_the_log_hold_workflow_and_plan_agree(
     raw: tuple[Any, ...], derived: list[Any], seed: int, log_rows: int, rows: list[Any]
