@@ -17,6 +17,7 @@ from numba.extending import intrinsic
 from feature_eng.inputs import NULL_INT, PADDING_ID, UNSEEN_ID
 
 BLOCK = 512  # rows whose registers stay in the nearest caches
+FAR_SLOTS = 1 << 16  # of a hash table that does not
 
 # Where a register lies: the columns of a request, scratch for keys, scratch for 4-byte cells, or the packed outputs.
 INPUT, KEYS, CELLS, CATEGORICAL, CONTINUOUS = range(5)
@@ -102,6 +103,21 @@ def _bits(typing: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(64))
 
     return types.int64(types.float64), generate
+
+
+@intrinsic
+def _fetch(typing: Any, address: Any) -> Any:
+    """Ask for the memory at an address, without waiting for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        read, keep, data = (number(value) for value in (0, 3, 1))
+        builder.call(prefetch, [builder.inttoptr(arguments[0], byte), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @_compiled
@@ -465,13 +481,25 @@ def _edges_below(value, edges):
 
 
 @njit
-def _find(keys, settings, target, column):
+def _find(keys, settings, target, column, places):
     """Write the payloads of keys (n,)."""
     slots, buckets, default = settings[1], settings[3], np.int32(settings[4])
     table = carray(_pointer(settings[0]), (slots, 2), np.uint64)
     pilots = carray(_pointer(settings[2]), buckets, np.uint16)
+    if slots < FAR_SLOTS:
+        for i in range(len(keys)):
+            target[i, column] = _payload(keys[i], table, slots, pilots, buckets, default)
+        return
+    # Beyond the caches every read is asked for before the first is waited for.
     for i in range(len(keys)):
-        target[i, column] = _payload(keys[i], table, slots, pilots, buckets, default)
+        places[i] = bucket_of(keys[i], buckets)
+        _fetch(settings[2] + 2 * places[i])
+    for i in range(len(keys)):
+        places[i] = slot_of(keys[i], pilots[places[i]], slots)
+        _fetch(settings[0] + 16 * places[i])
+    for i in range(len(keys)):
+        found = np.int32(table[places[i], 1])
+        target[i, column] = found if table[places[i], 0] == keys[i] else default
 
 
 @njit
@@ -600,6 +628,7 @@ def execute(
     keys = np.empty((span[0], BLOCK), np.uint64)
     cells = np.empty((BLOCK, span[1]), np.int32)
     work32, work64 = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float64)
+    places = np.empty(BLOCK, np.int64)
     for begin in range(span[2], span[3], BLOCK):
         rows = min(BLOCK, span[3] - begin)
         packed_ids = categorical[begin : begin + rows]
@@ -652,7 +681,7 @@ def execute(
                 for i in range(n):
                     target[i, column] = _bucket(keys[source, i], settings[0])
             elif op == FIND:
-                _find(keys[source, :n], settings, target, column)
+                _find(keys[source, :n], settings, target, column, places)
             elif op == DIRECT:
                 _direct(_int64s(address, first, n), settings, target, column)
             elif op == LIST_FIND:
