@@ -75,12 +75,7 @@ def _filled(writer: Writer, op: Any, columns: list[str], registers: Registers, v
         if "list" in kind:
             raise TypeError(f"{type(op).__name__} on {column} must read one value a row; got {kind}")
         if op.add_binary_cols:
-            if kind == "id":
-                raise TypeError(f"{type(op).__name__} on {column} must come before what gives it ids; got {kind}")
-            source = _source(writer, register)
-            filled[f"{column}_filled"] = writer.emit("is_null", f"{column}_filled", [source])
-            if kind != "string":
-                writer.indicators[filled[f"{column}_filled"]] = source
+            filled[f"{column}_filled"] = _indicator(writer, f"{column}_filled", register)
         if kind == "string":
             filled[column] = register if register in writer.fills else writer.alias(column, "string")
             writer.fills.setdefault(filled[column], (register, str(value)))
@@ -92,8 +87,17 @@ def _filled(writer: Writer, op: Any, columns: list[str], registers: Registers, v
     return filled
 
 
-def _source(writer: Writer, register: str) -> str:
-    return writer.fills[register][0] if writer.kinds[register] == "string" and register in writer.fills else register
+def _indicator(writer: Writer, name: str, register: str) -> str:
+    """Return the register that tells where another is null, which ids and what was filled never are."""
+    kind = writer.kinds[register]
+    if kind == "id" or (kind == "string" and register in writer.fills):
+        register = writer.emit("constant", name, [], {"value": 0.0})
+        indicator = writer.buckets(name, register, [1.0])
+    else:
+        indicator = writer.emit("is_null", name, [register])
+    if kind != "string":
+        writer.indicators[indicator] = register
+    return indicator
 
 
 @rule(ops.FillMissing)

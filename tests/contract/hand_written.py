@@ -31,13 +31,14 @@ SCALARS = [*NUMBERS, "text"]
 DTYPES: dict[str, Any] = {**INTS, "flag": np.bool_, "f32": np.float32, "f64": np.float64}
 
 
-def examples(default: int) -> Any:
+def examples(default: int, **others: Any) -> Any:
     """Return Hypothesis settings; STEELYARD_EXAMPLES asks for more examples than the default."""
     return settings(
         max_examples=max(EXAMPLES, default),
         deadline=None,
         derandomize=not EXAMPLES,
         suppress_health_check=list(HealthCheck),
+        **others,
     )
 
 
@@ -90,16 +91,22 @@ def folder() -> str:
     return mkdtemp(prefix="nvtabular-")
 
 
-def compiled(node: Any, log: pd.DataFrame, partitions: int = 2) -> tuple[Any, Plan]:
-    """Return a workflow fitted on a log's partitions, and its plan as read from disk."""
+def fitted(node: Any, log: pd.DataFrame, partitions: int = 2) -> Any:
+    """Return a workflow fitted on a log's partitions."""
     logging.disable(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         workflow = nvt.Workflow(node)
         parts = [log[part::partitions].reset_index(drop=True) for part in range(partitions)]
         workflow.fit(nvt.Dataset(from_delayed([delayed(part) for part in parts], meta=log[:0])))
-        path = Path(folder()) / "plan"
-        save_plan(lower(workflow), path)
+    return workflow
+
+
+def compiled(node: Any, log: pd.DataFrame, partitions: int = 2) -> tuple[Any, Plan]:
+    """Return a workflow fitted on a log's partitions, and its plan as read from disk."""
+    workflow = fitted(node, log, partitions)
+    path = Path(folder()) / "plan"
+    save_plan(lower(workflow), path)
     return workflow, load_plan(path)
 
 
