@@ -35,7 +35,10 @@ def lower(workflow: nvt.Workflow, schema: Schema | None = None) -> Plan:
 
     Raises:
         TypeError: the workflow holds an operator that has no rule, or an output that a plan cannot have.
+        ValueError: the workflow is not fitted, or to numbers that a plan cannot hold.
     """
+    if workflow.output_schema is None:
+        raise ValueError("workflow must be fitted; got one that is not")
     return _lower_schema(workflow, schema) if schema else _lower_fitted(workflow)
 
 

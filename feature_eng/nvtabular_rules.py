@@ -79,7 +79,7 @@ def _filled(writer: Writer, op: Any, columns: list[str], registers: Registers, v
         if kind == "string":
             filled[column] = register if register in writer.fills else writer.alias(column, "string")
             writer.fills.setdefault(filled[column], (register, str(value)))
-        elif kind != "id" and not math.isnan(value):
+        elif kind != "id" and register not in writer.fills and not math.isnan(value):
             wide = _wide(writer, register, value)
             filled[column] = writer.numbers(column, register, ("fill", _fixed(op, column, value)), double=wide)
             if register in writer.inputs:

@@ -62,6 +62,10 @@ class Writer:
 
     A register's numbers are float32. Where the workflow has float64, `doubles` names the register, and what reads it
     computes them anew in float64, from the inputs or the table that they come from.
+
+    Rules find, by register: its kind in `kinds`; the input and the value it is filled with in `fills`; what it tells to
+    be null in `indicators`; the table of lists of any length in `lists`; a list's columns in `widths`. `groups` are the
+    columns of the operator that is lowered, those of one group together.
     """
 
     def __init__(self, inputs: Sequence[Input]) -> None:
@@ -70,6 +74,7 @@ class Writer:
         self.doubles = {i.name for i in inputs if i.dtype in ("int64", "float64")}
         self.instructions: list[Instruction] = []
         self.arrays: dict[str, NDArray[Any]] = {}
+        self.virtual: set[str] = set()
         self.lookups: dict[str, Lookup] = {}
         self.cardinalities: dict[str, int] = {}
         self.groups: list[tuple[str, ...]] = []
@@ -87,17 +92,32 @@ class Writer:
         arrays: Mapping[str, NDArray[Any]] | None = None,
         steps: Sequence[tuple[Any, ...]] = (),
     ) -> str:
-        """Append an instruction and return its output register, which is named after a column."""
-        output = self.alias(name, OPERATIONS[op].writes)
+        """Append an instruction and return its output register, which is named after a column.
+
+        Raises:
+            TypeError: it reads a register that stands for a column alone.
+        """
+        if self.virtual.intersection(inputs):
+            raise TypeError(
+                f"{op} of {name} must read a column as the request has it; got one that is filled or of lists"
+            )
+        output = self._named(name, OPERATIONS[op].writes)
         stored = self._stored(arrays or {})
         self.instructions.append(Instruction(op, tuple(inputs), output, numbers or {}, stored, tuple(steps)))
         return output
 
     def alias(self, name: str, kind: str) -> str:
-        """Return a new register, named after a column, that no instruction writes yet."""
-        output = f"{name}.{len(self.kinds)}"
-        self.kinds[output] = kind
+        """Return a new register, named after a column, that only rules know of: no instruction writes it."""
+        output = self._named(name, kind)
+        self.virtual.add(output)
         return output
+
+    def _named(self, name: str, kind: str) -> str:
+        number = len(self.kinds)
+        while f"{name}.{number}" in self.kinds:  # an input may be called so
+            number += 1
+        self.kinds[f"{name}.{number}"] = kind
+        return f"{name}.{number}"
 
     def _stored(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
         stored = {}
@@ -107,7 +127,16 @@ class Writer:
         return stored
 
     def keys(self, columns: Sequence[str]) -> str:
-        """Return the register with the keys of inputs or of ids, which is shared by all that read it."""
+        """Return the register with the keys of inputs or of ids, which is shared by all that read it.
+
+        Raises:
+            TypeError: a column holds something else.
+        """
+        for name in columns:
+            if self.kinds[name] not in _KEYS:
+                raise TypeError(
+                    f"keys of {name} must be of a column as the request has it or of ids; got {self.kinds[name]}"
+                )
         parts = [self._once(_KEYS[self.kinds[name]], name, [name]) for name in columns]
         return parts[0] if len(parts) == 1 else self._once("combined_keys", "+".join(columns), parts)
 

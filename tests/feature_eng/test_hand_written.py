@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nvtabular as nvt
 import pandas as pd
 import pytest
 from merlin.schema import Tags
@@ -191,6 +192,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ["f32", "flag"] >> ops.FillMissing() >> ops.DifferenceLag("flag"),
         "DifferenceLag on f32 must read a number and columns as the request has them; got number, int64",
     ),
+    "hashes of numbers that are no integers": (
+        lambda: ["void"] >> HashedIds("f", 9),
+        "HashedIds on void must read strings, integers or ids; got float32",
+    ),
+    "hashes of what is filled": (
+        lambda: ["text"] >> ops.FillMissing("x") >> HashedIds("f", 9),
+        "HashedIds on text must read strings, integers or ids; got filled string",
+    ),
     "moments": (
         lambda: ["moment"] >> ops.Rename(postfix="_"),
         r"column moment must be of integers, strings, or numbers one a row; got datetime64\[ns\]",
@@ -205,6 +214,63 @@ def test_what_a_plan_cannot_give_is_refused_with_its_reason(kind: str) -> None:
     workflow = fitted(node(), log, partitions=1)
     with pytest.raises((TypeError, ValueError), match=message):
         lower(workflow)
+
+
+def test_a_workflow_must_be_fitted() -> None:
+    with pytest.raises(ValueError, match="workflow must be fitted; got one that is not"):
+        lower(nvt.Workflow(["f32"] >> ops.Normalize()))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda writer, c, register: writer.emit("words", c, [writer.alias(c, "string")], {"buckets": 9}),
+            "words of text must read a column as the request has it; got one that is filled or of lists",
+        ),
+        (
+            lambda writer, c, register: writer.keys([writer.emit("constant", c, [], {"value": 1.0})]),
+            r"keys of text.\d+ must be of a column as the request has it or of ids; got number",
+        ),
+    ],
+)
+def test_a_rule_that_reads_what_is_not_there_is_told(write: Any, message: str) -> None:
+    class Own(ops.Operator):
+        """Does nothing."""
+
+    rule(Own)(lambda writer, op, columns, registers: {c: write(writer, c, registers[c]) for c in columns})
+    try:
+        with pytest.raises(TypeError, match=message):
+            lower(fitted(["text"] >> Own(), LOG))
+    finally:
+        del RULES[Own]
+
+
+def test_hashes_of_renamed_columns_and_of_ids_are_the_same() -> None:
+    ids = ["i8", "flag"] >> categorify() >> ops.Rename(postfix=".1")
+    node = (["text"] >> ops.Rename(postfix=".2") >> HashedIds("one", 99)) + (ids >> HashedIds("two", 99))
+    workflow, plan = compiled(node, LOG)
+    check_equal(workflow, plan, LOG[LOG["text"].notna()].reset_index(drop=True))
+
+
+def test_columns_may_be_called_as_registers_are() -> None:
+    log = LOG[["f32", "f64"]].rename(columns={"f32": "a", "f64": "a.2"}).fillna(0)
+    workflow, plan = compiled(["a", "a.2"] >> ops.FillMedian() >> ops.Normalize(), log)
+    check_equal(workflow, plan, log, atol=1e-6)
+
+
+def test_a_workflow_that_was_saved_compiles_to_the_same_plan(tmp_path: Path) -> None:
+    node = (["text", "i8"] >> categorify()) + (["i16"] >> ops.TargetEncoding("value", kfold=1, out_path=folder()))
+    workflow, plan = compiled(node, LOG)
+    workflow.save(str(tmp_path / "workflow"))
+    assert lower(nvt.Workflow.load(str(tmp_path / "workflow"))).fingerprint == plan.fingerprint
+
+
+def test_a_column_that_is_filled_twice_still_has_categories() -> None:
+    node = ["f64", "text"] >> categorify()
+    filled = ["f64"] >> ops.FillMissing(1) >> ops.FillMissing(2) >> categorify() >> ops.Rename(postfix="_filled")
+    workflow, plan = compiled(node + filled, LOG)
+    check_equal(workflow, plan, LOG)
 
 
 def test_an_output_that_a_rule_forgets_is_named() -> None:
