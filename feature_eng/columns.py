@@ -39,32 +39,39 @@ def bound_columns(
     arrays: list[Array] = []
     once: list[bool] = []
     shapes = ((rows,), (1,))
-    for given in inputs:
-        values = columns.get(given.name)
-        # What a request mostly holds, and needs nothing done to it, is recognised first.
-        if type(values) is np.ndarray and values.dtype is given.plain_dtype and values.shape in shapes:
-            arrays.append(values if values.flags.c_contiguous else np.ascontiguousarray(values))
-            once.append(len(values) == 1)
-            continue
-        tensors = given.tensors
-        if any(name not in columns for name in tensors):
-            missing = [name for i in inputs for name in i.tensors if name not in columns]
-            raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}")
-        values = _typed(tensors[0], given.dtype, columns[tensors[0]])
-        if isinstance(values, Strings):
-            strings = with_plain_words(values) if given.name in words else values
-            arrays += (strings.data, strings.starts, strings.ends)
-        else:
-            arrays.append(values)
-        count = len(values)
-        if given.is_list:
-            arrays.append(_checked_offsets(tensors[1], np.asarray(columns[tensors[1]]), count, rows))
-            once.append(len(arrays[-1]) == 2)
-        elif count in (1, rows):
-            once.append(count == 1)
-        else:
-            raise ValueError(f"{given.name} must have {rows} values, one a candidate, or 1; got {count}")
+    try:
+        for given in inputs:
+            values = columns[given.tensors[0]]
+            # What a request mostly holds, and needs nothing done to it, is recognised first.
+            if type(values) is np.ndarray and values.dtype is given.plain_dtype and values.shape in shapes:
+                arrays.append(values if values.flags.c_contiguous else np.ascontiguousarray(values))
+                once.append(len(values) == 1)
+            else:
+                offsets = columns[given.tensors[1]] if given.is_list else None
+                carried, one = _carried(given, values, offsets, rows, given.name in words)
+                arrays += carried
+                once.append(one)
+    except KeyError:
+        missing = [name for i in inputs for name in i.tensors if name not in columns]
+        raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}") from None
     return arrays, once
+
+
+def _carried(given: Input, values: Any, offsets: Any, rows: int, words: bool) -> tuple[tuple[Array, ...], bool]:
+    """Return the arrays that carry one input, and whether it has one row."""
+    values = _typed(given.tensors[0], given.dtype, values)
+    count = len(values)
+    if isinstance(values, Strings):
+        strings = with_plain_words(values) if words else values
+        carried: tuple[Array, ...] = (strings.data, strings.starts, strings.ends)
+    else:
+        carried = (values,)
+    if given.is_list:
+        places = _checked_offsets(given.tensors[1], np.asarray(offsets), count, rows)
+        return (*carried, places), len(places) == 2
+    if count != rows and count != 1:
+        raise ValueError(f"{given.name} must have {rows} values, one a candidate, or 1; got {count}")
+    return carried, count == 1
 
 
 _KINDS = {"int64": "iub", "float32": "fiu", "float64": "fiu"}
@@ -111,7 +118,8 @@ def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArr
     if len(offsets) not in (2, rows + 1):
         raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(offsets)}")
     offsets = np.ascontiguousarray(offsets, dtype=np.int64)  # differences of unsigned integers would wrap around
-    if offsets[0] != 0 or offsets[-1] != values or (np.diff(offsets) < 0).any():
+    falls = len(offsets) > 2 and (np.diff(offsets) < 0).any()
+    if offsets[0] != 0 or offsets[-1] != values or falls:
         raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
     return offsets
 
