@@ -18,6 +18,13 @@ from feature_eng.schema import GroupStatistic, Schema
 
 Form = Literal["int64", "string", "float32", "timestamp", "list<int64>", "list<string>"]
 Mask = npt.NDArray[np.bool_]
+_FORMS: dict[tuple[str, bool], Form] = {
+    ("int64", False): "int64",
+    ("string", False): "string",
+    ("float32", False): "float32",
+    ("int64", True): "list<int64>",
+    ("string", True): "list<string>",
+}
 
 TRUTH = "true_"
 # text that stands for no number and no moment; in a column of strings only the empty one does
@@ -71,17 +78,11 @@ def canonical_forms(
     declared = {column.name: getattr(column, "dtype", None) for column in schema.columns}
     forms: dict[str, Form] = {}
     for given in schema.inputs:
-        forms[given.name] = "timestamp" if given.name in moments else _listed(given.dtype, given.is_list)
+        forms[given.name] = "timestamp" if given.name in moments else _FORMS[given.dtype, given.is_list]
     forms |= {name: "float32" for name in statistic_columns(schema) if name not in forms}
     for name in key_columns(schema):
         forms.setdefault(name, "timestamp" if name in moments else keys.get(name) or declared.get(name) or "string")
     return forms | dict.fromkeys(labels, "float32")
-
-
-def _listed(dtype: Literal["int64", "string", "float32"], is_list: bool) -> Form:
-    if not is_list:
-        return dtype
-    return "list<int64>" if dtype == "int64" else "list<string>"
 
 
 def encode(table: pa.Table, forms: Mapping[str, Form]) -> Encoded:
