@@ -45,7 +45,8 @@ class MultiGateMixture(nn.Module):
         """Map (B, I) to one mixture per objective, (K, B, H)."""
         hidden = self.activate(self.first(x)).unflatten(1, (self.experts, -1)).transpose(0, 1)  # (E, B, H1)
         expert = self.rest(hidden)  # (E, B, H)
-        # torch's softmax is slow along a short last dimension, and fast along any but the last
-        gate = torch.softmax(self.gates(x).t().contiguous().unflatten(0, (-1, self.experts)), 1)  # (K, E, B)
-        mixed: Tensor = (gate.unsqueeze(3) * expert).sum(1)  # several times as fast as B matmuls of K by E
+        # The gates' logits are computed with rows last: softmax is slow along a short last dimension, fast along others.
+        logits = torch.addmm(self.gates.bias.unsqueeze(1), self.gates.weight, x.t())  # (K·E, B)
+        gate = torch.softmax(logits.view(-1, self.experts, x.size(0), 1), 1)  # (K, E, B, 1)
+        mixed: Tensor = (gate * expert).sum(1)  # several times as fast as B matmuls of K by E
         return mixed
