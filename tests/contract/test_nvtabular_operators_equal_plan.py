@@ -98,6 +98,15 @@ NUMERIC: dict[str, Callable[[], Any]] = {
     "bucketized": lambda: ["f32", "f64", *INTS, "flag"] >> ops.Bucketize([-1, 0, 0.7, 2, np.inf]),
     "filled and bucketized": lambda: ["f32", "f64"] >> ops.FillMedian() >> ops.Bucketize([-1, 0, 0.7, 2]),
     "indicator as a number": lambda: ["f32", "f64"] >> ops.FillMissing(add_binary_cols=True) >> ops.Normalize(),
+    "one value alone": lambda: ["i8"] >> ops.Clip(5, 5) >> ops.NormalizeMinMax(),
+    "some of them": lambda: (["f32", "f64", "i8"] >> ops.FillMissing())[["f64", "i8"]] + ["u32"],
+    "one of them": lambda: (["f32", "f64"] >> ops.FillMissing(1))["f32"] >> ops.LogOp(),
+    "all but some": lambda: (["f32", "f64", "i8"] >> ops.FillMissing()) - (["f64", "u32"] >> ops.Rename(f=str)),
+    "sums of sums": lambda: (
+        (["f64"] >> ops.FillMissing()) + ["f32"] + ((["i8"] >> ops.Rename(name="one")) + ["u32"]) >> ops.Normalize()
+    ),
+    "a later column of the same name": lambda: (["f64"] >> ops.Clip(1)) + (["f64", "f32"] >> ops.FillMissing(-1)),
+    "metadata": lambda: ["f32", "f64"] >> ops.DataStats() >> ops.TagAsItemID() >> ops.AddProperties({}),
     "as they are": lambda: ["f32", "f64", "flag", "i8"] >> ops.Rename(postfix="_raw"),
 }
 
@@ -120,6 +129,23 @@ def test_numbers_are_the_same(kind: str) -> None:
     check()
 
 
+NULLABLE: dict[str, Callable[[], Any]] = {
+    "filled": lambda: list(INTS) >> ops.FillMissing(2, add_binary_cols=True),
+    "median": lambda: ["i8", "u32"] >> ops.FillMedian() >> ops.Normalize(),
+    "unfilled": lambda: ["i8", "u32"] >> ops.Normalize(),
+    "logarithm": lambda: ["i16", "i32"] >> ops.Clip(0) >> ops.LogOp(),
+    "bucketized": lambda: ["i8", "i64"] >> ops.Bucketize([0, 2, 5]),
+    "encoded": lambda: ["i8"] >> ops.TargetEncoding("click", kfold=1, out_path=folder()),
+}
+
+
+@pytest.mark.parametrize("kind", NULLABLE)
+def test_nulls_in_columns_that_were_fitted_as_integers_are_as_in_pandas(kind: str) -> None:
+    workflow, plan = compiled(NULLABLE[kind](), training_log())
+    frame = training_log(2, rows=8).assign(**{name: [1.0, np.nan, 3, 4, 0, 2, np.nan, 5] for name in INTS})
+    check_equal(workflow, plan, frame)
+
+
 def test_an_empty_frame_has_no_rows() -> None:
-    for kind in VOCABULARIES:
-        assert all(len(values) == 0 for values in by_plan(vocabulary(kind, 0)[1], training_log()[:0]).values())
+    plans = [vocabulary(kind, 0)[1] for kind in VOCABULARIES] + [numeric(kind)[1] for kind in NUMERIC]
+    assert all(len(values) == 0 for plan in plans for values in by_plan(plan, training_log()[:0]).values())

@@ -21,6 +21,7 @@ from tests.contract.hand_written import (
     compiled,
     examples,
     folder,
+    plan_arrays,
     training_log,
     with_text,
 )
@@ -150,6 +151,15 @@ def test_differences_between_rows_are_the_same(kind: str) -> None:
     check()
     many = training_log(3, rows=1_500)  # more than the rows of a block
     check_equal(workflow, plan, many.sort_values(["flag", "i8"], ignore_index=True))
+
+
+def test_threads_and_no_rows_make_no_difference() -> None:
+    for kind in ("by two", "by a text"):
+        _, plan = lagged(kind)
+        arrays = plan_arrays(training_log(1, rows=40_000).sort_values("flag"), plan)
+        one, two = (plan.run(arrays, 40_000, threads=threads)[1] for threads in (1, 2))
+        np.testing.assert_array_equal(one, two)
+        assert by_plan(plan, training_log()[:0])[plan.layout.continuous[0]].shape == (0,)
 
 
 def test_a_difference_within_one_row_for_all_is_0_but_for_the_first() -> None:

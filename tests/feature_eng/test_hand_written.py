@@ -253,6 +253,13 @@ def test_hashes_of_renamed_columns_and_of_ids_are_the_same() -> None:
     check_equal(workflow, plan, LOG[LOG["text"].notna()].reset_index(drop=True))
 
 
+def test_lists_are_padded_with_the_value_that_is_asked_for() -> None:
+    _, plan = compiled(["words"] >> categorify() >> ops.ListSlice(-3, 2, pad=True, pad_value=7), LOG)
+    assert plan.layout.categorical == (Slot("words", 8, width=3),)
+    rows = pd.DataFrame({"words": [[], ["unseen"], ["unseen"] * 2, ["unseen"] * 4, ["unseen"] * 9]})
+    assert by_plan(plan, rows)["words"].tolist() == [[7, 7, 7], [2, 7, 7], [2, 2, 7], [2, 7, 7], [7, 7, 7]]
+
+
 def test_columns_may_be_called_as_registers_are() -> None:
     log = LOG[["f32", "f64"]].rename(columns={"f32": "a", "f64": "a.2"}).fillna(0)
     workflow, plan = compiled(["a", "a.2"] >> ops.FillMedian() >> ops.Normalize(), log)
