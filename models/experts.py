@@ -45,7 +45,7 @@ class MultiGateMixture(nn.Module):
         """Map (B, I) to one mixture per objective, (K, B, H)."""
         hidden = self.activate(self.first(x)).unflatten(1, (self.experts, -1)).transpose(0, 1)  # (E, B, H1)
         expert = self.rest(hidden)  # (E, B, H)
-        # The gates' logits are computed with rows last: softmax is slow along a short last dimension, fast along others.
+        # Rows come last in the gates' logits: softmax is slow along a short last dimension, fast along any other.
         logits = torch.addmm(self.gates.bias.unsqueeze(1), self.gates.weight, x.t())  # (K·E, B)
         gate = torch.softmax(logits.view(-1, self.experts, x.size(0), 1), 1)  # (K, E, B, 1)
         mixed: Tensor = (gate * expert).sum(1)  # several times as fast as B matmuls of K by E
