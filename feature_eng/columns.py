@@ -117,8 +117,8 @@ def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArr
         raise ValueError(f"{name} must be integers of one dimension; got {offsets.dtype} {list(offsets.shape)}")
     if len(offsets) not in (2, rows + 1):
         raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(offsets)}")
-    offsets = np.ascontiguousarray(offsets, dtype=np.int64)  # differences of unsigned integers would wrap around
-    falls = len(offsets) > 2 and (np.diff(offsets) < 0).any()
+    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
+    falls = len(offsets) > 2 and (offsets[1:] < offsets[:-1]).any()  # differences could wrap around
     if offsets[0] != 0 or offsets[-1] != values or falls:
         raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
     return offsets

@@ -107,6 +107,7 @@ def test_a_number_that_float32_cannot_hold_is_infinite_without_a_warning() -> No
         ({"tags__offsets": np.array([0, 1, 0, 1])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 1"),
         ({"tags__offsets": np.array([1, 1, 1, 1])}, "tags__offsets must rise from 0 to the 1 values; got 1 to 1"),
         ({"tags__offsets": np.array([0, 1, 1, 2])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 2"),
+        ({"tags__offsets": np.array([0, 2**63 - 1, -2, 1])}, "tags__offsets must rise from 0 to the 1 values"),
     ],
 )
 def test_a_column_is_refused_by_name_and_rule(changes: dict[str, Any], message: str) -> None:
