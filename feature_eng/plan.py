@@ -48,6 +48,10 @@ class Plan:
         """
         return assemble(self.inputs, self.instructions, self.layout, self.categorical, self.continuous, self.arrays)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the program: it holds the arrays' addresses, and a copy's arrays lie elsewhere."""
+        return {name: value for name, value in vars(self).items() if name != "program"}
+
     def run(
         self, columns: Mapping[str, Any], rows: int, out: Packed | None = None, threads: int | None = None
     ) -> Packed:
@@ -56,18 +60,23 @@ class Plan:
         Args:
             columns: each input's arrays by name; 1 or `rows` long, and a column 1 long is computed once for every row.
             rows: B.
-            out: arrays to write to, of the result's shapes and dtypes, contiguous; new ones by default.
-            threads: most threads that share the rows; by default the processor's, with 16,384 rows or more for each.
+            out: arrays to write to, of the result's shapes and dtypes, contiguous, that share no memory with the
+                columns; new ones by default.
+            threads: most threads that share the rows, at least 1; by default the processor's, with 16,384 rows or more
+                for each.
 
         Returns:
             `categorical` int32 (B, S) and `continuous` float32 (B, D), as the layout says.
 
         Raises:
-            ValueError: a column is missing, of another dtype, or of another length; or `out` is of another shape.
+            ValueError: a column is missing, of another dtype, or of another length; `out` cannot be written to or is of
+                another shape; or there are fewer threads than 1.
         """
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1; got {threads}")
         program = self.program
-        categorical, continuous = _outputs((rows, program.width), (rows, len(self.continuous)), out)
         arrays, inputs_once = bound_columns(self.inputs, columns, rows, program.words)
+        categorical, continuous = _outputs((rows, program.width), (rows, len(self.continuous)), out)
         addresses = _addresses(arrays)
         once = np.zeros(len(program.names), dtype=np.bool_)
         if True in inputs_once:
@@ -104,6 +113,8 @@ def _outputs(ids: tuple[int, int], numbers: tuple[int, int], out: Packed | None)
         if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
             wanted = f"{name} {np.dtype(dtype)} {list(shape)}, contiguous"
             raise ValueError(f"out must hold {wanted}; got {array.dtype} {list(array.shape)}")
+        if not array.flags.writeable:
+            raise ValueError(f"out must hold a {name} that can be written to; got a read-only array")
     return out
 
 

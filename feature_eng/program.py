@@ -206,7 +206,10 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class Program:
-    """A plan in the form that `kernels.execute` takes; `names` are its registers in order, `width` the layout's S."""
+    """A plan in the form that `kernels.execute` takes; `names` are its registers in order, `width` the layout's S.
+
+    `arrays` are those whose addresses `code` holds, kept alive as long as it is.
+    """
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -219,6 +222,7 @@ class Program:
     cells: int
     width: int
     words: frozenset[str]
+    arrays: tuple[Array, ...]
 
 
 def addresses_of(given: Input) -> int:
@@ -348,6 +352,7 @@ def assemble(
         cells=out.used[kernels.CELLS],
         width=layout.categorical_width,
         words=frozenset(step.inputs[0] for step in instructions if step.op == "words"),
+        arrays=tuple(arrays.values()),
     )
 
 

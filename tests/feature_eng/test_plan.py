@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -295,6 +296,40 @@ def test_a_plan_writes_into_given_arrays() -> None:
         ValueError, match=r"out must hold continuous float32 \[2, 1\], contiguous; got float64 \[2, 1\]"
     ):
         plan.run(columns, 2, out=(out[0], np.empty((2, 1))))
+
+
+def test_what_cannot_be_written_to_is_refused() -> None:
+    plan, columns = small_plan(), {"price": np.array([1.0, 5.0], np.float32), "item": np.array([1, 2])}
+    fixed = np.empty((2, 1), np.int32)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="out must hold a categorical that can be written to; got a read-only array"):
+        plan.run(columns, 2, out=(fixed, np.empty((2, 1), np.float32)))
+
+
+def test_rows_and_threads_cannot_be_too_few() -> None:
+    with pytest.raises(ValueError, match="rows must be at least 0; got -1"):
+        small_plan().run({"price": np.ones(1, np.float32), "item": np.array([1])}, -1)
+    with pytest.raises(ValueError, match="threads must be at least 1; got 0"):
+        small_plan().run({"price": np.ones(1, np.float32), "item": np.array([1])}, 1, threads=0)
+
+
+def test_a_plan_that_ran_does_not_take_its_arrays_addresses_along() -> None:
+    """A table of the copy lies elsewhere, and what lay at the old address may be gone."""
+    plan, columns = small_plan(), {"price": np.ones(1, np.float32), "item": np.array([1])}
+    plan.run(columns, 1)
+    copied = pickle.loads(pickle.dumps(plan))
+    assert copied.arrays["keys"].ctypes.data in copied.program.code
+    assert plan.arrays["keys"].ctypes.data not in copied.program.code
+    assert copied.run(columns, 1)[0].tolist() == [[4]]
+
+
+def test_a_plan_keeps_the_arrays_that_it_reads() -> None:
+    plan, columns = small_plan(), {"price": np.ones(1, np.float32), "item": np.array([1])}
+    table = plan.arrays["keys"]
+    plan.run(columns, 1)
+    plan.arrays.clear()  # type: ignore[attr-defined]
+    assert any(array is table for array in plan.program.arrays)
+    assert plan.run(columns, 1)[0].tolist() == [[4]]
 
 
 def test_a_register_may_be_packed_twice() -> None:
