@@ -120,7 +120,11 @@ def test_whatever_the_workflow_holds_the_plan_gives_the_same(
         workflow = fitted(workflow_of(branches), log)
     except Exception:
         reject()  # NVTabular fails to fit, such as statistics of a column by the same column
-    plan = lower(workflow)
+    try:
+        plan = lower(workflow)
+    except ValueError as error:
+        assert "must be fitted to a finite number; got" in str(error)  # noqa: PT017 - the logarithm of -1 and below
+        reject()
     ids = any(name == "Categorify" for _, steps in branches for name, _ in steps)
     for rows in (frame.assign(click=np.float32(0), value=0.0), log):
         rows = with_text(rows, None if seed % 2 else "")

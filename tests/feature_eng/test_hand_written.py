@@ -176,6 +176,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ["void"] >> ops.Normalize(),
         "Normalize on void must be fitted to a finite number; got nan",
     ),
+    "no range": (
+        lambda: ["f32"] >> ops.Clip(min_value=-1) >> ops.LogOp() >> ops.NormalizeMinMax(),
+        "NormalizeMinMax on f32 must be fitted to a finite number; got inf",
+    ),
     "edges that fall": (
         lambda: ["f32"] >> ops.Bucketize([2, 1]),
         r"Bucketize on f32 must have boundaries that ascend; got \[2.0, 1.0\]",
