@@ -28,8 +28,8 @@ def bound_columns(
         words: the string inputs that are split into words.
 
     Returns:
-        For each input in turn its values, or its strings' data, starts and ends, then a list's offsets; and whether
-        each input has one row.
+        For each input in turn its values, or its strings' data, starts and ends, then the same three of its plain words
+        if it is split, then a list's offsets; and whether each input has one row.
 
     Raises:
         ValueError: naming the column and the rule it breaks.
@@ -62,8 +62,10 @@ def _carried(given: Input, values: Any, offsets: Any, rows: int, words: bool) ->
     values = _typed(given.tensors[0], given.dtype, values)
     count = len(values)
     if isinstance(values, Strings):
-        strings = with_plain_words(values) if words else values
-        carried: tuple[Array, ...] = (strings.data, strings.starts, strings.ends)
+        carried: tuple[Array, ...] = (values.data, values.starts, values.ends)
+        if words:
+            plain = with_plain_words(values)
+            carried += (plain.data, plain.starts, plain.ends)
     else:
         carried = (values,)
     if given.is_list:

@@ -280,6 +280,15 @@ def place_keys(keys, payloads, pilots, table):
 
 
 @_compiled
+def first_outside(starts, ends, size):
+    """Return the index of the first string whose places do not rise within `size` bytes, or -1."""
+    for i in range(len(starts)):
+        if starts[i] < 0 or ends[i] < starts[i] or ends[i] > size:
+            return i
+    return -1
+
+
+@_compiled
 def first_invalid(data, starts, ends):
     """Return the index of the first string that is not UTF-8, or -1. Source: RFC 3629, section 4."""
     for i in range(len(starts)):
@@ -526,7 +535,7 @@ def _list_find(data, starts, ends, offsets, settings, target, column, width):
     for i in range(len(offsets) - 1):
         length = offsets[i + 1] - offsets[i]
         skipped, stop = settings[5], settings[6]
-        skipped = max(length + skipped, 0) if skipped < 0 else skipped
+        skipped = max(length + skipped, 0) if skipped < 0 else min(skipped, length)
         stop = length + stop if stop < 0 else min(stop, length)
         kept = max(min(stop - skipped, width), 0)
         for j in range(kept):
@@ -690,10 +699,11 @@ def execute(
                     starts, ends = _int64s(addresses[source + 1], 0, 1), _int64s(addresses[source + 2], 0, 1)
                 offsets = _int64s(addresses[source + (3 if settings[4] else 1)], first, n + 1)
                 _list_find(address, starts, ends, offsets, settings, target, column, width)
-            elif op == WORDS:
-                starts, ends = _int64s(addresses[source + 1], first, n), _int64s(addresses[source + 2], first, n)
+            elif op == WORDS:  # of the plain words, which lie behind the strings as they came
+                plain = addresses[source + 3]
+                starts, ends = _int64s(addresses[source + 4], first, n), _int64s(addresses[source + 5], first, n)
                 for i in range(n):
-                    letters = carray(_pointer(address + starts[i]), ends[i] - starts[i], np.uint8)
+                    letters = carray(_pointer(plain + starts[i]), ends[i] - starts[i], np.uint8)
                     _write_words(letters, len(letters), settings[0], target[i, column : column + width], width)
             elif op == HOUR:
                 moments = _int64s(address, first, n)

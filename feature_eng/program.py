@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -225,15 +225,15 @@ class Program:
     arrays: tuple[Array, ...]
 
 
-def addresses_of(given: Input) -> int:
-    """Return how many arrays carry an input: data, starts and ends for strings, and a list's offsets."""
-    return (3 if given.dtype == "string" else 1) + given.is_list
+def addresses_of(given: Input, words: Container[str]) -> int:
+    """Return how many arrays `bound_columns` makes of an input, where those named in `words` are split into words."""
+    return (3 if given.dtype == "string" else 1) + (3 if given.name in words else 0) + given.is_list
 
 
 class _Assembler:
     """Gives registers their places and writes the code line by line."""
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
+    def __init__(self, inputs: Sequence[Input], words: Container[str]) -> None:
         self.index: dict[str, int] = {}
         self.kinds: list[str] = []
         self.places: list[tuple[int, int]] = []
@@ -251,7 +251,7 @@ class _Assembler:
             if kind not in INPUT_KINDS:
                 raise PlanError(f"input {given.name} must be one of {', '.join(INPUT_KINDS)}; got {kind}")
             self.add(given.name, kind, (kernels.INPUT, address))
-            address += addresses_of(given)
+            address += addresses_of(given, words)
 
     def add(self, name: str, kind: str, place: tuple[int, int]) -> int:
         if name in self.index:
@@ -317,7 +317,8 @@ def assemble(
     if (len(layout.categorical), len(layout.continuous)) != (len(categorical), len(continuous)):
         packed = f"{len(categorical)} and {len(continuous)}"
         raise PlanError(f"plan must pack as many registers as its layout has columns; got {packed}")
-    out = _Assembler(inputs)
+    words = frozenset(name for step in instructions if step.op == "words" for name in step.inputs)
+    out = _Assembler(inputs, words)
     packed_at: dict[str, tuple[int, int]] = {}
     again: list[tuple[str, tuple[int, int], int]] = []
     column = 0
@@ -351,7 +352,7 @@ def assemble(
         keys=out.used[kernels.KEYS],
         cells=out.used[kernels.CELLS],
         width=layout.categorical_width,
-        words=frozenset(step.inputs[0] for step in instructions if step.op == "words"),
+        words=words,
         arrays=tuple(arrays.values()),
     )
 

@@ -13,15 +13,17 @@ from feature_eng import kernels
 
 Int64Array = NDArray[np.int64]
 
+_BYTE, _PLACE = np.dtype(np.uint8), np.dtype(np.int64)
+
 
 @dataclass(frozen=True)
 class Strings:
     """n UTF-8 strings, string i at `data[starts[i]:ends[i]]`.
 
-    `data` is uint8 of any size, `starts` and `ends` are int64 (n,), all contiguous. Places are trusted to lie inside.
+    `data` is uint8 of any size, `starts` and `ends` are int64 (n,), all contiguous.
 
     Raises:
-        ValueError: an array is of another dtype or not contiguous.
+        ValueError: an array is of another dtype or shape or not contiguous, or a string lies outside the data.
     """
 
     data: NDArray[np.uint8]
@@ -29,9 +31,15 @@ class Strings:
     ends: Int64Array
 
     def __post_init__(self) -> None:
-        for name, array, dtype in (("data", self.data, "u1"), ("starts", self.starts, "i8"), ("ends", self.ends, "i8")):
-            if array.dtype != dtype or not array.flags.c_contiguous:
-                raise ValueError(f"{name} must be contiguous {np.dtype(dtype)}; got {array.dtype} {array.strides}")
+        data, starts, ends = self.data, self.starts, self.ends
+        for name, array, dtype in (("data", data, _BYTE), ("starts", starts, _PLACE), ("ends", ends, _PLACE)):
+            if array.dtype != dtype or array.ndim != 1 or not array.flags.c_contiguous:
+                found = f"{array.dtype} {list(array.shape)} in strides {array.strides}"
+                raise ValueError(f"{name} must be contiguous {dtype} of one dimension; got {found}")
+        if len(starts) != len(ends):
+            raise ValueError(f"ends must be as many as starts, {len(starts)}; got {len(ends)}")
+        if (i := kernels.first_outside(starts, ends, len(data))) >= 0:
+            raise ValueError(f"starts and ends must rise within {len(data)} bytes; got {starts[i]} and {ends[i]}")
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -45,6 +53,13 @@ class Strings:
         return [self[index].decode("utf-8", "replace") for index in range(len(self))]
 
 
+class _Placed(Strings):
+    """Strings whose arrays were made here, so that they fit."""
+
+    def __post_init__(self) -> None:
+        """Spare a request the checks."""
+
+
 def encoded(values: Sequence[Any] | NDArray[Any]) -> Strings:
     """Return `str` and UTF-8 `bytes` values (n,) as strings.
 
@@ -54,7 +69,7 @@ def encoded(values: Sequence[Any] | NDArray[Any]) -> Strings:
     pieces = [value if isinstance(value, bytes) else str(value).encode() for value in values]
     offsets = np.zeros(len(pieces) + 1, dtype=np.int64)
     np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
-    return Strings(np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets[:-1], offsets[1:])
+    return _Placed(np.frombuffer(b"".join(pieces), dtype=np.uint8), offsets[:-1], offsets[1:])
 
 
 def from_wire(name: str, wire: NDArray[np.uint8], count: int) -> Strings:
@@ -68,6 +83,7 @@ def from_wire(name: str, wire: NDArray[np.uint8], count: int) -> Strings:
     Raises:
         ValueError: the bytes hold another number of strings, or one that is not UTF-8.
     """
+    wire = np.ascontiguousarray(wire, dtype=np.uint8)
     places = np.empty((2, count), dtype=np.int64)
     starts, ends = places[0], places[1]
     found = kernels.split_wire(wire, starts, ends)
@@ -75,7 +91,7 @@ def from_wire(name: str, wire: NDArray[np.uint8], count: int) -> Strings:
         raise ValueError(f"{name} must hold {count} strings behind their lengths; got {len(wire)} bytes that do not")
     if found == kernels.NOT_UTF8:
         raise ValueError(f"{name} must be UTF-8; got other bytes")
-    return Strings(wire, starts, ends)
+    return _Placed(wire, starts, ends)
 
 
 def is_utf8(strings: Strings) -> bool:

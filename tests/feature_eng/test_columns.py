@@ -70,7 +70,8 @@ def test_strings_by_their_places_are_taken_as_they_are() -> None:
 def test_words_beyond_ascii_are_lowered_before_they_are_split() -> None:
     texts = np.array(["Red  SHOE", "GRÖSSE\u2003m", ""], dtype=object)
     arrays, _ = bound_columns(INPUTS, request(item=texts), 3, words={"item"})
-    assert arrays[ITEM].tobytes().decode() == "Red  SHOEgrösse m"
+    assert arrays[ITEM].tobytes().decode() == "Red  SHOEGRÖSSE\u2003m"
+    assert arrays[ITEM + 3].tobytes().decode() == "Red  SHOEgrösse m"
 
 
 def test_small_integers_booleans_and_empty_arrays_of_any_dtype_are_taken() -> None:

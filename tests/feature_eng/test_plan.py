@@ -95,6 +95,36 @@ def test_a_user_s_and_context_s_single_row_holds_for_every_candidate(tmp_path: P
         np.testing.assert_array_equal(once, thrice)
 
 
+def test_a_text_s_words_are_lowered_and_its_key_is_not() -> None:
+    keys = (
+        Instruction("string_keys", ("title",), "title.key"),
+        Instruction("buckets", ("title.key",), "title.id", {"buckets": 1000}),
+        Instruction("is_null", ("title",), "title.null"),
+    )
+    words = Instruction("words", ("title",), "title.words", {"buckets": 1000})
+    apart = Plan(
+        fingerprint="abc",
+        inputs=(Input("title", "item", "string"),),
+        instructions=keys,
+        layout=Layout((Slot("title", 1001), Slot("null", 2)), ()),
+        categorical=("title.id", "title.null"),
+        continuous=(),
+        arrays={},
+    )
+    together = dataclasses.replace(
+        apart,
+        instructions=(*keys, words),
+        layout=Layout((*apart.layout.categorical, Slot("words", 1001, width=2)), ()),
+        categorical=(*apart.categorical, "title.words"),
+    )
+    texts = {"title": np.array(["GRÖSSE m", "größe\u2003M", "\u2003", ""], dtype=object)}
+    ids = together.run(texts, 4)[0]
+    np.testing.assert_array_equal(ids[:, :2], apart.run(texts, 4)[0])
+    assert ids[:, 1].tolist() == [0, 0, 0, 1]
+    assert ids[0, 3] == ids[1, 3] > 0
+    assert ids[2:, 2:].tolist() == [[0, 0], [0, 0]]
+
+
 def test_saving_replaces_an_earlier_plan(tmp_path: Path) -> None:
     for _ in range(2):
         save_plan(small_plan(), tmp_path / "plan")

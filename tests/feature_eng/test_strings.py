@@ -38,6 +38,12 @@ def test_a_wire_that_is_cut_or_too_long_is_refused(wire: np.ndarray, count: int)
         from_wire("item", wire, count)
 
 
+def test_a_wire_that_is_not_contiguous_is_copied() -> None:
+    strings = from_wire("item", np.repeat(wire_of(b"ab", b"c"), 2)[::2], 2)
+    assert strings.data.flags.c_contiguous
+    assert strings.tolist() == ["ab", "c"]
+
+
 @settings(deadline=None)
 @given(st.one_of(st.binary(max_size=6), st.text(max_size=3).map(str.encode)))
 def test_utf_8_is_what_python_takes_for_it(data: bytes) -> None:
@@ -69,7 +75,17 @@ def test_words_beyond_ascii_are_made_plain_and_ascii_is_left() -> None:
 
 def test_places_must_be_contiguous_int64() -> None:
     data, places = np.zeros(4, np.uint8), np.zeros(2, np.int64)
-    with pytest.raises(ValueError, match="starts must be contiguous int64; got int32"):
+    with pytest.raises(ValueError, match=r"starts must be contiguous int64 of one dimension; got int32 \[2\]"):
         Strings(data, places.astype(np.int32), places)
-    with pytest.raises(ValueError, match="data must be contiguous uint8; got uint8"):
+    with pytest.raises(ValueError, match=r"data must be contiguous uint8 of one dimension; got uint8 \[2\] .*2"):
         Strings(data[::2], places, places)
+    with pytest.raises(ValueError, match=r"ends must be contiguous int64 of one dimension; got int64 \[2, 1\]"):
+        Strings(data, places, places[:, None])
+    with pytest.raises(ValueError, match="ends must be as many as starts, 2; got 1"):
+        Strings(data, places, places[:1])
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 2), (3, 2), (0, 5), (2**62, 2**62), (-(2**63), 2**63 - 1)])
+def test_strings_must_lie_in_their_data(start: int, end: int) -> None:
+    with pytest.raises(ValueError, match=f"starts and ends must rise within 4 bytes; got {start} and {end}"):
+        Strings(np.zeros(4, np.uint8), np.array([0, start]), np.array([4, end]))
