@@ -14,30 +14,40 @@ from feature_eng.strings import Strings
 
 
 def plan_columns(columns: Mapping[str, Any], inputs: Iterable[Input]) -> dict[str, NDArray[Any] | Strings]:
-    """Return each input's arrays by name, a list's as values and offsets.
+    """Return each input's arrays by name, a list's as values and offsets; a null list is empty.
 
     Args:
         columns: canonical columns, such as a cleaned log's table; arrays or chunked arrays of one length.
         inputs: the plan's inputs.
+
+    Raises:
+        ValueError: a list input's column holds no lists, or a column with nulls an integer above int64's.
     """
     arrays: dict[str, NDArray[Any] | Strings] = {}
     for given in inputs:
         column = columns[given.name]
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if given.is_list:
+            if not hasattr(array, "value_lengths"):
+                raise ValueError(f"{given.name} must be lists; got {array.type}")
             values, offsets = given.tensors
-            arrays[values] = _values(array.flatten())
-            arrays[offsets] = np.concatenate([[0], np.cumsum(array.value_lengths().to_numpy(zero_copy_only=False))])
+            lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+            arrays[values] = _values(given, array.flatten())
+            arrays[offsets] = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         else:
-            arrays[given.name] = _values(array)
+            arrays[given.name] = _values(given, array)
     return arrays
 
 
-def _values(array: pa.Array) -> NDArray[Any] | Strings:
+def _values(given: Input, array: pa.Array) -> NDArray[Any] | Strings:
+    """Return an input's values (n,), its nulls as a plan has them: an integer's written out, a float's NaN."""
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return arrow_strings(array)
-    if pa.types.is_integer(array.type) and array.null_count:
-        array = array.cast(pa.int64()).fill_null(NULL_INT)
+    if given.dtype == "int64" and pa.types.is_integer(array.type) and array.null_count:
+        try:
+            array = array.cast(pa.int64()).fill_null(NULL_INT)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{given.name} must be at most {2**63 - 1}; got {error}") from None
     numbers: NDArray[Any] = array.to_numpy(zero_copy_only=False)
     return numbers
 

@@ -69,7 +69,7 @@ def _carried(given: Input, values: Any, offsets: Any, rows: int, words: bool) ->
     else:
         carried = (values,)
     if given.is_list:
-        places = _checked_offsets(given.tensors[1], np.asarray(offsets), count, rows)
+        places = _checked_offsets(given.tensors[1], offsets, count, rows)
         return (*carried, places), len(places) == 2
     if count != rows and count != 1:
         raise ValueError(f"{given.name} must have {rows} values, one a candidate, or 1; got {count}")
@@ -82,10 +82,11 @@ _KINDS = {"int64": "iub", "float32": "fiu", "float64": "fiu"}
 def _typed(name: str, dtype: str, values: Any) -> Any:
     """Return the values (n,) as int64, float32 or float64, or as UTF-8 strings."""
     if dtype == "string":
-        return values if isinstance(values, Strings) else _text(name, np.asarray(values))
-    values = np.asarray(values)
-    _check_shape(name, values)
-    if values.dtype.kind not in _KINDS[dtype] and len(values):
+        return values if isinstance(values, Strings) else _text(name, _vector(name, values))
+    values = _vector(name, values)
+    if not len(values):
+        return np.empty(0, dtype=dtype)
+    if values.dtype.kind not in _KINDS[dtype]:
         raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
     if values.dtype == np.uint64 and dtype == "int64" and (values > _LARGEST).any():
         raise ValueError(f"{name} must be at most {_LARGEST}; got {values.max()}")
@@ -93,13 +94,18 @@ def _typed(name: str, dtype: str, values: Any) -> Any:
         return np.ascontiguousarray(values, dtype=dtype)
 
 
-def _check_shape(name: str, values: Array) -> None:
-    if values.ndim != 1:
-        raise ValueError(f"{name} must have one dimension; got shape {list(values.shape)}")
+def _vector(name: str, values: Any) -> Array:
+    """Return values as an array of one dimension."""
+    try:
+        array = np.asarray(values)
+    except ValueError:  # which numpy raises without the column's name
+        raise ValueError(f"{name} must have one dimension; got rows of different lengths") from None
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one dimension; got shape {list(array.shape)}")
+    return array
 
 
 def _text(name: str, values: Array) -> Strings:
-    _check_shape(name, values)
     if values.dtype.kind not in "OUS" and len(values):
         raise ValueError(f"{name} must be string; got {values.dtype}")
     others = {kind.__name__ for kind in set(map(type, values)) if not issubclass(kind, (str, bytes))}
@@ -114,16 +120,18 @@ def _text(name: str, values: Array) -> Strings:
     return strings
 
 
-def _checked_offsets(name: str, offsets: Array, values: int, rows: int) -> NDArray[np.int64]:
-    if offsets.ndim != 1 or offsets.dtype.kind not in "iu":
-        raise ValueError(f"{name} must be integers of one dimension; got {offsets.dtype} {list(offsets.shape)}")
-    if len(offsets) not in (2, rows + 1):
-        raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(offsets)}")
-    offsets = np.ascontiguousarray(offsets, dtype=np.int64)
-    falls = len(offsets) > 2 and (offsets[1:] < offsets[:-1]).any()  # differences could wrap around
-    if offsets[0] != 0 or offsets[-1] != values or falls:
-        raise ValueError(f"{name} must rise from 0 to the {values} values; got {offsets[0]} to {offsets[-1]}")
-    return offsets
+def _checked_offsets(name: str, offsets: Any, values: int, rows: int) -> NDArray[np.int64]:
+    """Return where each row's values begin, and where the last one's end, int64 (B + 1,) or (2,)."""
+    given = _vector(name, offsets)
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"{name} must be integers; got {given.dtype}")
+    if len(given) not in (2, rows + 1):
+        raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(given)}")
+    places: NDArray[np.int64] = np.ascontiguousarray(given, dtype=np.int64)
+    falls = len(places) > 2 and (places[1:] < places[:-1]).any()  # differences could wrap around
+    if places[0] != 0 or places[-1] != values or falls:
+        raise ValueError(f"{name} must rise from 0 to the {values} values; got {places[0]} to {places[-1]}")
+    return places
 
 
 def candidate_count(inputs: Sequence[Input], columns: Mapping[str, Any], most: int) -> int:

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from feature_eng.arrow_columns import plan_columns
 from feature_eng.inputs import NULL_INT, Input
@@ -72,3 +73,20 @@ def test_columns_of_nothing_but_empty_lists_have_no_values() -> None:
 def test_no_rows_become_empty_arrays() -> None:
     check(TABLE.slice(0, 0), slice(0, 0))
     check(TABLE.schema.empty_table(), slice(0, 0))
+
+
+def test_nulls_become_what_the_input_has_for_them() -> None:
+    numbers = pa.array([1, None], pa.uint8())
+    assert plan_columns({"user": numbers}, INPUTS[:1])["user"].tolist() == [1, NULL_INT]
+    np.testing.assert_array_equal(plan_columns({"price": numbers}, INPUTS[2:3])["price"], [1.0, np.nan])
+    assert plan_columns({"city": pa.array(["a", None])}, INPUTS[1:2])["city"].tolist() == ["a", ""]
+    found = plan_columns({"history": pa.array([[1], None, [2, None]])}, INPUTS[3:4])
+    assert found["history__values"].tolist() == [1, 2, NULL_INT]
+    assert found["history__offsets"].tolist() == [0, 1, 1, 3]
+
+
+def test_a_column_that_an_input_cannot_hold_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="history must be lists; got int64"):
+        plan_columns({"history": pa.array([1])}, INPUTS[3:4])
+    with pytest.raises(ValueError, match=f"user must be at most {2**63 - 1}; got .*{2**64 - 1}"):
+        plan_columns({"user": pa.array([2**64 - 1, None], pa.uint64())}, INPUTS[:1])

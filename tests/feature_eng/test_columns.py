@@ -75,7 +75,10 @@ def test_words_beyond_ascii_are_lowered_before_they_are_split() -> None:
 
 
 def test_small_integers_booleans_and_empty_arrays_of_any_dtype_are_taken() -> None:
-    nothing: dict[str, Any] = {"history__values": np.array([]), "history__offsets": np.array([0, 0], dtype=np.uint8)}
+    nothing: dict[str, Any] = {
+        "history__values": np.array([], dtype="i4,i4"),
+        "history__offsets": np.array([0, 0], dtype=np.uint8),
+    }
     arrays, _ = bound_columns(INPUTS, request(user=np.array([True]), **nothing), 3)
     assert arrays[USER].tolist() == [1]
     assert arrays[HISTORY].dtype == arrays[HISTORY_OFFSETS].dtype == np.int64
@@ -102,9 +105,12 @@ def test_a_number_that_float32_cannot_hold_is_infinite_without_a_warning() -> No
         ({"tags__values": np.array([np.nan], dtype=object)}, "tags__values must be string; got float"),
         ({"user": np.array([2**63], dtype=np.uint64)}, f"user must be at most {2**63 - 1}; got {2**63}"),
         ({"tags__offsets": np.array([0, 2, 1, 1], dtype=np.uint64)}, "tags__offsets must rise from 0 to the 1 values"),
-        ({"tags__offsets": np.array([[0, 1]])}, r"tags__offsets must be integers of one dimension; got int64 \[1, 2\]"),
+        ({"price": [[1.0], [2.0, 3.0], []]}, "price must have one dimension; got rows of different lengths"),
+        ({"item": [["a"], ["b", "c"], []]}, "item must have one dimension; got rows of different lengths"),
+        ({"tags__offsets": [[0], [1, 1]]}, "tags__offsets must have one dimension; got rows of different lengths"),
+        ({"tags__offsets": np.array([[0, 1]])}, r"tags__offsets must have one dimension; got shape \[1, 2\]"),
         ({"tags__offsets": np.array([0, 1])[:1]}, "tags__offsets must have 4 entries, .*got 1"),
-        ({"tags__offsets": np.array([0.0, 1, 1, 1])}, "tags__offsets must be integers of one dimension; got float64"),
+        ({"tags__offsets": np.array([0.0, 1, 1, 1])}, "tags__offsets must be integers; got float64"),
         ({"tags__offsets": np.array([0, 1, 0, 1])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 1"),
         ({"tags__offsets": np.array([1, 1, 1, 1])}, "tags__offsets must rise from 0 to the 1 values; got 1 to 1"),
         ({"tags__offsets": np.array([0, 1, 1, 2])}, "tags__offsets must rise from 0 to the 1 values; got 0 to 2"),
