@@ -96,6 +96,8 @@ def _typed(name: str, dtype: str, values: Any) -> Any:
 
 def _vector(name: str, values: Any) -> Array:
     """Return values as an array of one dimension."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f"{name} must have its nulls written out; got a masked array")
     try:
         array = np.asarray(values)
     except ValueError:  # which numpy raises without the column's name
@@ -128,9 +130,11 @@ def _checked_offsets(name: str, offsets: Any, values: int, rows: int) -> NDArray
     if len(given) not in (2, rows + 1):
         raise ValueError(f"{name} must have {rows + 1} entries, one more than the candidates, or 2; got {len(given)}")
     places: NDArray[np.int64] = np.ascontiguousarray(given, dtype=np.int64)
-    falls = len(places) > 2 and (places[1:] < places[:-1]).any()  # differences could wrap around
-    if places[0] != 0 or places[-1] != values or falls:
+    if places[0] != 0 or places[-1] != values:
         raise ValueError(f"{name} must rise from 0 to the {values} values; got {places[0]} to {places[-1]}")
+    if len(places) > 2 and (falls := places[1:] < places[:-1]).any():  # differences could wrap around
+        before, after = places[falls.argmax() :][:2]
+        raise ValueError(f"{name} must rise from 0 to the {values} values; got {before} before {after}")
     return places
 
 

@@ -52,8 +52,10 @@ def check_weights(weights: NDArray[Any], names: Sequence[str]) -> Float32Array:
     """Return weights (K,) as float32.
 
     Raises:
-        ValueError: there is not one an objective, or one is not finite in float32.
+        ValueError: there is not one number an objective, or one is not finite in float32.
     """
+    if weights.dtype.kind not in "fiu":
+        raise ValueError(f"objective_weights must be numbers; got {weights.dtype}")
     if weights.shape != (len(names),):
         listed = ", ".join(names)
         raise ValueError(f"objective_weights must have one value each for {listed}; got shape {list(weights.shape)}")

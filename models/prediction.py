@@ -35,7 +35,7 @@ class Predictor:
         """Return the expected value of each objective, (B, K), of packed features (B, S) and (B, D)."""
         batches = []
         with torch.inference_mode():
-            for start in range(0, len(categorical), BATCH_ROWS):
+            for start in range(0, len(categorical) or 1, BATCH_ROWS):  # no rows are a batch too
                 batch = slice(start, start + BATCH_ROWS)
                 ids = torch.from_numpy(categorical[batch]).to(self.device)
                 numbers = torch.from_numpy(continuous[batch]).to(self.device)

@@ -85,6 +85,12 @@ def test_weights_must_be_finite(value, shown):
         weights_from(NAMES, {"purchase": value})
 
 
+@pytest.mark.parametrize("dtype", ["S1", "O", "c16", "?"])
+def test_weights_must_be_numbers(dtype):
+    with pytest.raises(ValueError, match="objective_weights must be numbers; got "):
+        check_weights(np.ones(3).astype(dtype), NAMES)
+
+
 @pytest.mark.parametrize("shape", [(2,), (4,), (1, 3), ()])
 def test_weights_must_be_one_an_objective(shape):
     with pytest.raises(ValueError, match=r"must have one value each for click, purchase, revenue; got shape \["):

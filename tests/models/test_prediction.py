@@ -9,9 +9,10 @@ import torch
 from feature_eng.arrow_columns import plan_columns
 from models import prediction
 from models.export import export_ranker
-from models.prediction import load_predictor
+from models.prediction import Predictor, load_predictor
 from models.ranker import load_ranker
 from tests.conftest import Shop
+from tests.feature_eng.test_plan import small_plan
 
 
 def test_predictions_are_those_of_the_eager_ranker_on_the_plan_s_features(shop: Shop) -> None:
@@ -35,6 +36,11 @@ def test_batches_give_what_one_pass_gives(shop: Shop, monkeypatch: pytest.Monkey
     whole = predictor.predict(columns, table.num_rows)
     monkeypatch.setattr(prediction, "BATCH_ROWS", batch_rows)
     np.testing.assert_allclose(predictor.predict(columns, table.num_rows), whole, rtol=1e-5, atol=1e-7)
+
+
+def test_no_rows_give_no_predictions() -> None:
+    predictor = Predictor(small_plan(), lambda ids, numbers: numbers, torch.device("cpu"))
+    assert predictor.predict({"price": np.array([], np.float32), "item": np.array([])}, 0).shape == (0, 1)
 
 
 def test_a_process_keeps_one_copy_of_a_predictor(shop: Shop) -> None:
