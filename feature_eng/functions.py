@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_eng import kernels
 from feature_eng.inputs import NULL_ID, NULL_INT, NULL_STRING, PADDING_ID, UNSEEN_ID
 from feature_eng.keys import UInt64Array, int_keys, string_keys
 
@@ -85,6 +86,13 @@ def weekday_ids(moments_ms: NDArray[np.int64]) -> Int32Array:
     """Return 1 for Monday to 7 for Sunday in UTC, or 8 for a null."""
     days = (moments_ms // _DAY_MS + 3) % WEEKDAYS + 1
     return np.where(moments_ms == NULL_INT, WEEKDAYS + 1, days).astype(np.int32)
+
+
+def logged(values: Float32Array) -> Float32Array:
+    """Return log(1 + x) of each number (n,)."""
+    logs = np.array(values, dtype=np.float32)
+    kernels.run_steps(logs, np.array([kernels.LOG]), np.ones((1, 2), dtype=np.float32))
+    return logs
 
 
 def age_days(later_ms: NDArray[np.int64], earlier_ms: NDArray[np.int64]) -> Float32Array:

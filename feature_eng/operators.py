@@ -64,6 +64,14 @@ class Normalize(ops.Normalize):
                 self.stds[name] = 0.0
 
 
+class LogOp(ops.LogOp):
+    """NVTabular's, by the logarithm that a plan computes: another's last bit grows in a normalization after it."""
+
+    def transform(self, col_selector: ColumnSelector, df: Any) -> Any:
+        logs = {name: functions.logged(df[name].to_numpy()) for name in col_selector.names}
+        return df.assign(**logs)
+
+
 def list_outputs(name: str, width: int) -> list[str]:
     """Return the names of the columns that a padded list takes."""
     return [f"{name}__{index}" for index in range(width)]

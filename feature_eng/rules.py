@@ -12,6 +12,7 @@ from feature_eng.operators import (
     FillMedian,
     HashedIds,
     KeyStatistic,
+    LogOp,
     MomentPart,
     Normalize,
     VocabularyIds,
@@ -67,6 +68,11 @@ def _key_statistic(writer: Writer, op: KeyStatistic, columns: list[str], registe
 @rule(FillMedian)
 def _fill_median(writer: Writer, op: FillMedian, columns: list[str], registers: Registers) -> Registers:
     return {c: writer.numbers(c, registers[c], ("fill", float(op.medians[c]))) for c in columns}
+
+
+@rule(LogOp)
+def _log(writer: Writer, op: LogOp, columns: list[str], registers: Registers) -> Registers:
+    return {c: writer.numbers(c, registers[c], ("log", 1.0)) for c in columns}
 
 
 @rule(Normalize)

@@ -25,6 +25,7 @@ from feature_eng.operators import (
     FillMedian,
     HashedIds,
     KeyStatistic,
+    LogOp,
     MomentPart,
     Normalize,
     VocabularyIds,
@@ -95,7 +96,7 @@ def _step_operators(steps: tuple[Step, ...]) -> Iterator[Any]:
             yield ops.Clip(min_value=values[0], max_value=values[1])
         elif step.op == "log":
             yield ops.Clip(min_value=0)
-            yield ops.LogOp()
+            yield LogOp()
         elif step.op == "normalize":
             yield Normalize()
         else:  # the edge below all others makes ids start at 1

@@ -185,6 +185,19 @@ DERIVED_COLUMN = st.one_of(
 )
 
 
+STEEP = {"kind": "target_encoding", "of": ["user"], "target": "click", "smooth": 20, "transform": ["log", "normalize"]}
+
+
+def test_a_logarithm_that_is_normalized_keeps_its_last_bit(tmp_path: Path) -> None:
+    schema = schema_of(json.dumps({"name": "f", **STEEP}))
+    log = training_log(282, 60)
+    workflow, plan = compiled(schema, log, tmp_path)
+    frame = log[[given.name for given in schema.inputs]]
+    expected = pack(workflow.transform(serving_frame(schema, frame.copy())), plan.layout)[1]
+    given = plan_columns(pa.Table.from_pandas(frame, preserve_index=False), plan.inputs)
+    np.testing.assert_array_equal(plan.run(given, len(frame))[1], expected)
+
+
 @examples(8)
 @given(RAW_COLUMNS, st.lists(DERIVED_COLUMN, max_size=5), st.integers(0, 999), st.sampled_from([1, 2, 60]), ROWS)
 def test_whatever_the_schema_and_the_log_hold_workflow_and_plan_agree(

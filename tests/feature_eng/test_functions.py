@@ -70,6 +70,10 @@ def test_the_first_and_last_moments_that_are_no_null_have_an_hour_and_a_weekday(
     assert functions.weekday_ids(ends).tolist() == [(day + 3) % 7 + 1 for day in days]
 
 
+def test_a_logarithm_is_of_one_more_than_a_number() -> None:
+    assert functions.logged(np.float32([0, np.e - 1, np.nan])).tolist() == pytest.approx([0, 1, np.nan], nan_ok=True)
+
+
 def test_an_age_is_in_days_and_unknown_where_a_moment_is() -> None:
     later = np.array([ms(2026, 3, 2, 12), ms(2026, 3, 2), NULL_INT])
     earlier = np.array([ms(2026, 3, 1), ms(2026, 3, 3), 0])
