@@ -53,7 +53,11 @@ def _values(given: Input, array: pa.Array) -> NDArray[Any] | Strings:
 
 
 def arrow_strings(array: pa.Array) -> Strings:
-    """Return an Arrow string array (n,) as strings over its own bytes; a null is empty."""
+    """Return an Arrow string array (n,) as strings over its own bytes; a null is empty.
+
+    Raises:
+        ValueError: the array is damaged: its offsets fall or lie outside its bytes.
+    """
     if array.null_count:
         array = array.fill_null("")
     _, offsets, data = array.buffers()

@@ -24,7 +24,12 @@ _32 = np.uint64(32)
 
 
 def hash_table(keys: UInt64Array, payloads: Int32Array, default: np.int32) -> dict[str, NDArray[Any]]:
-    """Return a table of distinct keys (V,) and their payloads (V,).
+    """Return a table of distinct keys and their payloads.
+
+    Args:
+        keys: (V,).
+        payloads: (V,), ids or the bits of float32 numbers.
+        default: payload of the free slots.
 
     Returns:
         `table` uint64 (slots, 2), each slot a key and its payload, a free one the default; and `pilots` uint16
@@ -55,7 +60,13 @@ def hash_table(keys: UInt64Array, payloads: Int32Array, default: np.int32) -> di
 
 
 def dense_table(values: NDArray[np.int64], payloads: Int32Array, default: np.int32) -> tuple[Int32Array, int] | None:
-    """Return a table that integers (V,) index after their lowest, and the lowest; None where hashing is smaller."""
+    """Return a table that integers index after their lowest, and the lowest; None where hashing is smaller.
+
+    Args:
+        values: distinct integers (V,).
+        payloads: (V,), ids or the bits of float32 numbers.
+        default: payload of integers between them that are not listed.
+    """
     if not len(values):
         return None
     low = int(values.min())

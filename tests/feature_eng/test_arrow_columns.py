@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_eng.arrow_columns import plan_columns
+from feature_eng.arrow_columns import arrow_strings, plan_columns
 from feature_eng.inputs import NULL_INT, Input
 
 INPUTS = (
@@ -90,3 +90,13 @@ def test_a_column_that_an_input_cannot_hold_is_refused_by_name() -> None:
         plan_columns({"history": pa.array([1])}, INPUTS[3:4])
     with pytest.raises(ValueError, match=f"user must be at most {2**63 - 1}; got .*{2**64 - 1}"):
         plan_columns({"user": pa.array([2**64 - 1, None], pa.uint64())}, INPUTS[:1])
+
+
+def test_strings_of_a_damaged_file_are_refused() -> None:
+    sink, table = pa.BufferOutputStream(), pa.table({"city": ["aaaa", "bbbb"]})
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    offsets, wild = (np.array(places, np.int32).tobytes() for places in ([0, 4, 8], [0, 2**30, 8]))
+    damaged = pa.ipc.open_stream(sink.getvalue().to_pybytes().replace(offsets, wild)).read_all()
+    with pytest.raises(ValueError, match=f"starts and ends must rise within 8 bytes; got 0 and {2**30}"):
+        arrow_strings(damaged["city"].combine_chunks())
