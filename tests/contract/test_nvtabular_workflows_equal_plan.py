@@ -125,7 +125,11 @@ def test_whatever_the_workflow_holds_the_plan_gives_the_same(
     except ValueError as error:
         assert "must be fitted to a finite number; got" in str(error)  # noqa: PT017 - the logarithm of -1 and below
         reject()
-    ids = any(name == "Categorify" for _, steps in branches for name, _ in steps)
+    chains = [[name for name, _ in steps] for _, steps in branches]
+    ids = any("Categorify" in chain for chain in chains)
+    reduced = any({"JoinGroupby", "ReduceDtypeSize"} <= set(chain) for chain in chains)  # NaN has no smaller integer
     for rows in (frame.assign(click=np.float32(0), value=0.0), log):
         rows = with_text(rows, None if seed % 2 else "")
-        check_equal(workflow, plan, rows, lambda rows: ids and bool(rows.isna().all().any()), atol=CANCELLED)
+        check_equal(
+            workflow, plan, rows, lambda rows: reduced or (ids and bool(rows.isna().all().any())), atol=CANCELLED
+        )

@@ -350,6 +350,12 @@ def test_what_nvtabular_fails_on_has_an_id() -> None:
     assert fails(["i8"] >> mean, three.assign(i8=np.int8(99)))["i8_count"] == [0, 0, 0]
 
 
+def test_an_unseen_key_has_no_number_whatever_its_type_is_reduced_to() -> None:
+    statistics = ops.JoinGroupby(cont_cols=["i32"], stats=["sum"], out_path=folder())
+    found = fails(["i8"] >> statistics >> ops.ReduceDtypeSize(), LOG[:2].assign(i8=np.int8(99)))
+    assert np.isnan(found["i8_i32_sum"]).all()
+
+
 def test_what_stands_for_a_null_is_the_value_that_is_listed_or_else_null() -> None:
     for empty, listed in (("", True), (None, False)):
         log = LOG.assign(text=LOG["text"].fillna(empty) if listed else LOG["text"])
