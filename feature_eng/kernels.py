@@ -560,17 +560,15 @@ def _age_days(later, earlier, numbers, column):
 def _same(addresses, place, kind, one, other):
     """Return whether an input's values in two rows are equal, and not null."""
     if kind == TEXT:
-        first, second = (
-            np.int64(_word(addresses[place + 1] + 8 * one)),
-            np.int64(_word(addresses[place + 1] + 8 * other)),
-        )
-        length = np.int64(_word(addresses[place + 2] + 8 * one)) - first
-        if length == 0 or length != np.int64(_word(addresses[place + 2] + 8 * other)) - second:
-            return False
         letters = carray(_pointer(addresses[place]), 1, np.uint8)
+        starts = carray(_pointer(addresses[place + 1]), 1, np.int64)
+        ends = carray(_pointer(addresses[place + 2]), 1, np.int64)
+        length = ends[one] - starts[one]
+        if length == 0 or length != ends[other] - starts[other]:
+            return False
         different = np.uint8(0)
         for i in range(length):
-            different |= letters[first + i] ^ letters[second + i]
+            different |= letters[starts[one] + i] ^ letters[starts[other] + i]
         return different == 0
     if kind == FLOAT32:
         singles = carray(_pointer(addresses[place]), 1, np.float32)
