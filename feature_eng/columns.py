@@ -84,9 +84,9 @@ def _typed(name: str, dtype: str, values: Any) -> Any:
     if dtype == "string":
         return values if isinstance(values, Strings) else _text(name, _vector(name, values))
     values = _vector(name, values)
-    if not len(values):
-        return np.empty(0, dtype=dtype)
     if values.dtype.kind not in _KINDS[dtype]:
+        if not len(values):
+            return np.empty(0, dtype=dtype)
         raise ValueError(f"{name} must be {dtype}; got {values.dtype}")
     if values.dtype == np.uint64 and dtype == "int64" and (values > _LARGEST).any():
         raise ValueError(f"{name} must be at most {_LARGEST}; got {values.max()}")
@@ -96,6 +96,8 @@ def _typed(name: str, dtype: str, values: Any) -> Any:
 
 def _vector(name: str, values: Any) -> Array:
     """Return values as an array of one dimension."""
+    if type(values) is np.ndarray and values.ndim == 1:
+        return values
     if isinstance(values, np.ma.MaskedArray):
         raise ValueError(f"{name} must have its nulls written out; got a masked array")
     try:
