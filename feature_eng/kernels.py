@@ -127,6 +127,41 @@ def words_at(addresses, words):
         words[i] = np.int64(_word(addresses[i]))
 
 
+@_compiled
+def read_arrays(objects, offset, kind, dtypes, sizes, inputs, rows, once):
+    """Put the addresses of arrays' data in the place of their objects', and tell inputs that have one row.
+
+    Args:
+        objects: addresses of n Python objects, int64, written.
+        offset: of the data's address in an array object; what the object is of comes before, its number of dimensions,
+            shape, strides, base and dtype after.
+        kind: address of the type of arrays.
+        dtypes: address of each array's dtype, int64 (n,).
+        sizes: bytes of each array's elements, int64 (n,).
+        inputs: the input of which an array has a value a row, -1 if it has any number, int64 (n,).
+        rows: B.
+        once: bool, written.
+
+    Returns:
+        Whether each object is an array, contiguous, of its dtype, and has B values or one.
+    """
+    for i in range(len(objects)):
+        at = objects[i] + offset
+        if np.int64(_word(at - 8)) != kind or np.int64(_word(at + 8)) & 0xFFFFFFFF != 1:
+            return False
+        if np.int64(_word(at + 40)) != dtypes[i]:
+            return False
+        length, stride = np.int64(_word(np.int64(_word(at + 16)))), np.int64(_word(np.int64(_word(at + 24))))
+        if length > 1 and stride != sizes[i]:
+            return False
+        if inputs[i] >= 0:
+            if length != rows and length != 1:
+                return False
+            once[inputs[i]] = length == 1
+        objects[i] = np.int64(_word(at))
+    return True
+
+
 # ── Keys: MurmurHash64A ──────────────────────────────────────────────────────────────────────────────────────────────
 
 

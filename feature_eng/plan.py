@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_eng import kernels
+from feature_eng.array_objects import data_addresses, recognised
 from feature_eng.columns import bound_columns
 from feature_eng.inputs import Input
 from feature_eng.layout import Layout
 from feature_eng.program import Instruction, Program, assemble
+from feature_eng.strings import Strings
 
 Packed = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -75,12 +77,8 @@ class Plan:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1; got {threads}")
         program = self.program
-        arrays, inputs_once = bound_columns(self.inputs, columns, rows, program.words)
+        held, addresses, once = self._bound(columns, rows)
         categorical, continuous = _outputs((rows, program.width), (rows, len(self.continuous)), out)
-        addresses = _addresses(arrays)
-        once = np.zeros(len(program.names), dtype=np.bool_)
-        if True in inputs_once:
-            once[: len(inputs_once)] = inputs_once
         shares = 1 if rows < 2 * ROWS_A_THREAD else max(1, min(threads or _processors(), rows // ROWS_A_THREAD))
         bounds = [rows * share // shares for share in range(shares + 1)]
 
@@ -102,7 +100,21 @@ class Plan:
             execute(0)
         else:
             list(_threads(os.getpid()).map(execute, range(shares)))
+        del held  # until here, so that the columns stay where they are
         return categorical, continuous
+
+    def _bound(self, columns: Mapping[str, Any], rows: int) -> tuple[Any, NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the arrays that carry a request, where their data lie, and which registers have one row for all."""
+        program = self.program
+        once = np.zeros(len(program.names), dtype=np.bool_)
+        arrays = _plain(self.inputs, columns) if program.plain else None
+        if program.plain and arrays and rows >= 0:
+            addresses = recognised(arrays, program.plain, rows, once)
+            if addresses is not None:
+                return arrays, addresses, once
+        arrays, inputs_once = bound_columns(self.inputs, columns, rows, program.words)
+        once[: len(inputs_once)] = inputs_once
+        return arrays, data_addresses(arrays), once
 
 
 def _outputs(ids: tuple[int, int], numbers: tuple[int, int], out: Packed | None) -> Packed:
@@ -118,28 +130,18 @@ def _outputs(ids: tuple[int, int], numbers: tuple[int, int], out: Packed | None)
     return out
 
 
-def _addresses(arrays: list[NDArray[Any]]) -> NDArray[np.int64]:
-    """Return where the arrays' data lie, read out of the array objects: asking each one takes twenty times as long."""
-    objects = np.array([id(array) for array in arrays], dtype=np.int64)
-    addresses = np.empty(len(arrays), dtype=np.int64)
-    kernels.words_at(objects + _data_offset(), addresses)
-    return addresses
-
-
-@lru_cache(maxsize=1)
-def _data_offset() -> int:
-    """Return how many bytes behind its start an array object keeps its data's address.
-
-    Raises:
-        RuntimeError: it keeps it nowhere near.
-    """
-    probe = np.empty(1)
-    words = np.empty(8, dtype=np.int64)
-    kernels.words_at(id(probe) + np.arange(0, 64, 8), words)
-    at = np.flatnonzero(words == probe.ctypes.data)
-    if len(at) != 1:
-        raise RuntimeError(f"numpy must keep an array's address in its first 64 bytes; got {len(at)} places")
-    return int(at[0]) * 8
+def _plain(inputs: tuple[Input, ...], columns: Mapping[str, Any]) -> list[Any] | None:
+    """Return the arrays of a request without lists, or None if a column is missing or strings are not `Strings`."""
+    arrays: list[Any] = []
+    for given in inputs:
+        values = columns.get(given.name)
+        if given.dtype != "string":
+            arrays.append(values)
+        elif type(values) is Strings:
+            arrays += (values.data, values.starts, values.ends)
+        else:
+            return None
+    return arrays
 
 
 def _processors() -> int:

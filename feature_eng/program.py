@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_eng import kernels
+from feature_eng.array_objects import Expected, expected
 from feature_eng.inputs import UNSEEN_ID, Input
 from feature_eng.layout import Layout
 
@@ -208,7 +209,8 @@ OPERATIONS: dict[str, Operation] = {
 class Program:
     """A plan in the form that `kernels.execute` takes; `names` are its registers in order, `width` the layout's S.
 
-    `arrays` are those whose addresses `code` holds, kept alive as long as it is.
+    `arrays` are those whose addresses `code` holds, kept alive as long as it is. `plain` is what most requests' arrays
+    are like, None where there are lists or words.
     """
 
     names: tuple[str, ...]
@@ -223,6 +225,22 @@ class Program:
     width: int
     words: frozenset[str]
     arrays: tuple[Array, ...]
+    plain: Expected | None
+
+
+def _plain(inputs: Sequence[Input], words: Container[str]) -> Expected | None:
+    if any(given.is_list or given.name in words for given in inputs):
+        return None
+    dtypes: list[np.dtype[Any]] = []
+    rows_of: list[int] = []
+    for index, given in enumerate(inputs):
+        if given.dtype == "string":
+            dtypes += (np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int64))
+            rows_of += (-1, index, index)
+        else:
+            dtypes.append(np.dtype(given.dtype))
+            rows_of.append(index)
+    return expected(dtypes, rows_of)
 
 
 def addresses_of(given: Input, words: Container[str]) -> int:
@@ -353,6 +371,7 @@ def assemble(
         cells=out.used[kernels.CELLS],
         width=layout.categorical_width,
         words=words,
+        plain=_plain(inputs, words),
         arrays=tuple(arrays.values()),
     )
 
