@@ -22,6 +22,7 @@ from feature_eng.layout import NO_NUMBER, Layout, Slot
 from feature_eng.operators import list_outputs
 from feature_eng.plan import Plan
 from feature_eng.plan_writer import RULES, Registers, Writer
+from feature_eng.plan_writer import rule as rule  # from here it comes after ours, which it may replace
 from feature_eng.schema import Categorical, CategoricalList, Column, Hashed, Schema, Text, TimePart
 
 HASHED = (ops.HashBucket, ops.HashedCross)
@@ -96,7 +97,7 @@ def _lowered(node: Any, writer: Writer, registers: Registers) -> Registers:
         raise TypeError(
             f"operator {name} on {', '.join(columns)} must be one of "
             f"{', '.join(sorted({op.__name__ for op in RULES}))}, which have a rule; replace it by these, or "
-            "register a rule with feature_eng.plan_writer.rule"
+            "register a rule with feature_eng.lowering.rule"
         )
     return RULES[type(node.op)](writer, node.op, columns, registers)
 

@@ -17,9 +17,9 @@ from nvtabular import ops
 from feature_eng.inputs import NULL_INT, Input
 from feature_eng.keys import string_keys
 from feature_eng.layout import NO_NUMBER, Slot
-from feature_eng.lowering import lower
+from feature_eng.lowering import lower, rule
 from feature_eng.operators import HashedIds
-from feature_eng.plan_writer import RULES, Registers, Writer, rule
+from feature_eng.plan_writer import RULES, Registers, Writer
 from tests.contract.hand_written import by_plan, by_workflow, check_equal, compiled, fitted, folder, training_log
 
 LOG = training_log(1)
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a function": (
         lambda: ["f32"] >> ops.LambdaOp(lambda column: column + 1),
-        r"operator UDF on f32 must be one of AddMetadata, .*register a rule with feature_eng.plan_writer.rule",
+        r"operator UDF on f32 must be one of AddMetadata, .*register a rule with feature_eng.lowering.rule",
     ),
     "rows that are left out": (lambda: ["f32"] >> ops.Dropna(), "operator Dropna on f32 must be one of"),
     "lists of any length": (
