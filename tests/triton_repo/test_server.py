@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,16 @@ def test_the_server_listens_on_loopback_alone(repository: Path, tmp_path: Path) 
     assert addresses
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Heed SIGINT, and so do new processes: a shell has what it runs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.triton
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_however_serve_ends_nothing_goes_on_running(repository: Path, tmp_path: Path, ending: signal.Signals) -> None:
     command = [str(Path(sys.executable).with_name("steelyard")), "serve", str(repository)]
