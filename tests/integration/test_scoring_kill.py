@@ -85,20 +85,20 @@ def test_a_killed_job_is_taken_up_without_losing_or_doubling_a_row(
 ) -> None:
     expected, moments, left = contents(whole[0]), random.Random(0), []
     outs = [tmp_path / "out-0"]
-    for _ in range(4 * KILLS):  # a job that is taken up may be killed again
-        found = kill_in_between(shop, parts, outs[-1], moments.uniform(0, whole[1] / 2))
+    for _ in range(20 * KILLS):  # a job that is taken up may be killed again
+        found = kill_in_between(shop, parts, outs[-1], moments.uniform(0.3 * whole[1], whole[1]))
         if found is None:  # it was faster than the kill
             outs.append(tmp_path / f"out-{len(outs)}")
         else:
             left.append(found)
-        if len(left) == KILLS:
+        if len(left) >= KILLS and any(left):
             break
     assert start(shop, parts, outs[-1]).wait(120) == 0
     for out in outs:
         assert contents(out) == expected
     assert not list(tmp_path.glob("*.partial"))
     print(f"{len(left)} kills of {len(outs)} jobs of {whole[1]:.1f} s left {left} of {len(expected) - 1} parts")
-    assert len(left) == KILLS
+    assert len(left) >= KILLS
     assert any(left)
 
 
