@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,20 @@ import numpy as np
 import psutil
 
 Result = dict[str, Any]
+
+
+def benchmark_parser(about: str | None, quick: str) -> argparse.ArgumentParser:
+    """Return the options that every benchmark has.
+
+    Args:
+        about: the benchmark's own docstring.
+        quick: what `--quick` leaves out.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--plot", type=Path, help="file for the plot, .png or .svg")
+    return parser
 
 
 def hardware() -> dict[str, Any]:

@@ -9,7 +9,6 @@ They are called in turn, so that what else the machine does falls on all alike.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import tritonclient.grpc as grpc
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from benchmarks.harness import Load, closed_loop, joined, line_plot, report
+from benchmarks.harness import Load, benchmark_parser, closed_loop, joined, line_plot, report
 from benchmarks.shop import bundle_of_shop, request_rows
 from steelyard.bundle import Bundle
 from steelyard.exporting import export_bundle
@@ -44,10 +43,7 @@ PEERS = Path(__file__).resolve().parent / "peers"
 
 def main() -> None:
     """Run the benchmark from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="under 2 minutes, with wider error")
-    parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--plot", type=Path, help="file for the plot, .png or .svg")
+    parser = benchmark_parser(__doc__, quick="under 2 minutes, with wider error")
     parser.add_argument("--bundle", type=Path, help="bundle and log of `steelyard demo`; a small shop by default")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="steelyard-latency-") as folder:

@@ -11,7 +11,6 @@ no two consecutive ones are alike. Each system is given the rows in its own form
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.harness import Result, median_seconds, panel_plot, report
+from benchmarks.harness import Result, benchmark_parser, median_seconds, panel_plot, report
 from benchmarks.peers.dictionary_features import dictionary_system
 from benchmarks.peers.features import Columns, Packed, System, Tables, outputs
 from benchmarks.peers.limit import limit_system
@@ -76,13 +75,8 @@ QUICK = Extent(largest=100_000, sizes=(1, 64, 512, FEW_ROWS), seconds=0.6, round
 
 def main() -> None:
     """Run the benchmark from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="under 2 minutes: vocabularies to 100,000 keys, requests to 4,096 rows"
-    )
-    parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--plot", type=Path, help="file for the plot, .png or .svg")
-    arguments = parser.parse_args()
+    quick = "under 2 minutes: vocabularies to 100,000 keys, requests to 4,096 rows"
+    arguments = benchmark_parser(__doc__, quick).parse_args()
     results = measure(QUICK if arguments.quick else FULL, Console(stderr=True).log)
     report(results, arguments.json)
     if arguments.plot:

@@ -8,7 +8,6 @@ ranker, blend and writing are timed apart. The limit is the ranker alone, on fea
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from benchmarks.harness import bar_plot, report
+from benchmarks.harness import bar_plot, benchmark_parser, report
 from benchmarks.shop import bundle_of_shop
 from feature_eng.arrow_columns import plan_columns
 from feature_eng.log_passes import encode_piece
@@ -37,11 +36,8 @@ STAGES = ("reading", "plan", "ranker", "blend", "writing")
 
 def main() -> None:
     """Run the benchmark from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="500,000 rows instead of 4,000,000")
+    parser = benchmark_parser(__doc__, quick="500,000 rows instead of 4,000,000")
     parser.add_argument("--rows", type=int, help="rows to score")
-    parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--plot", type=Path, help="file for the plot, .png or .svg")
     arguments = parser.parse_args()
     rows = arguments.rows or (500_000 if arguments.quick else 4_000_000)
     with tempfile.TemporaryDirectory(prefix="steelyard-scoring-") as folder:
