@@ -233,9 +233,13 @@ def int_keys(values, keys):
 @_compiled
 def string_keys(data, starts, ends, keys):
     """Write the keys (n,) of the strings that lie in bytes at `starts[i]:ends[i]`."""
-    first = data.ctypes.data
+    _string_keys(data.ctypes.data, starts, ends, keys)
+
+
+@njit
+def _string_keys(address, starts, ends, keys):
     for i in range(len(keys)):
-        keys[i] = _string_key(first + starts[i], ends[i] - starts[i])
+        keys[i] = _string_key(address + starts[i], ends[i] - starts[i])
 
 
 # ── Tables: a perfect hash, so that a lookup is one probe ────────────────────────────────────────────────────────────
@@ -708,8 +712,7 @@ def execute(
                 float_keys(work64[:n], keys[column, :n])
             elif op == STRING_KEYS:
                 starts, ends = _int64s(addresses[source + 1], first, n), _int64s(addresses[source + 2], first, n)
-                for i in range(n):
-                    keys[column, i] = _string_key(address + starts[i], ends[i] - starts[i])
+                _string_keys(address, starts, ends, keys[column, :n])
             elif op == COMBINED_KEYS:
                 keys[column, :n] = np.uint64(8 * len(read)) * _M
                 for part in read:
