@@ -136,5 +136,5 @@ def fitted_fingerprint(plan: Plan, inputs: tuple[Input, ...]) -> str:
     digest.update(json.dumps(text, sort_keys=True).encode())
     for name, array in sorted(plan.arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
