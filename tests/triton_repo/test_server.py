@@ -102,6 +102,14 @@ def test_however_serve_ends_nothing_goes_on_running(repository: Path, tmp_path: 
     assert gone(started)
 
 
+def check_not_served(folder: Path, tmp_path: Path, message: str) -> None:
+    with (
+        start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
+        pytest.raises(RuntimeError, match=message),
+    ):
+        server.wait_ready()
+
+
 @pytest.mark.triton
 def test_a_ranker_that_was_changed_is_not_served(shop: Shop, repository: Path, tmp_path: Path) -> None:
     folder = export_bundle(shop.bundle, tmp_path / "models")
@@ -109,11 +117,7 @@ def test_a_ranker_that_was_changed_is_not_served(shop: Shop, repository: Path, t
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with (
-        start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
-        pytest.raises(RuntimeError, match=r"(?s)must keep running; got exit code 1.*ranker\.pt must have checksum"),
-    ):
-        server.wait_ready()
+    check_not_served(folder, tmp_path, r"(?s)must keep running; got exit code 1.*ranker\.pt must have checksum")
 
 
 @pytest.mark.triton
@@ -123,11 +127,7 @@ def test_a_number_of_the_plan_that_was_changed_is_not_served(shop: Shop, reposit
     text = path.read_text()
     path.write_text(re.sub(r'("normalize",\s*-?\d)', r"\g<1>1", text, count=1))
     assert path.read_text() != text
-    with (
-        start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
-        pytest.raises(RuntimeError, match=r"plan/plan\.json must have checksum"),
-    ):
-        server.wait_ready()
+    check_not_served(folder, tmp_path, r"plan/plan\.json must have checksum")
 
 
 @pytest.mark.triton
@@ -135,11 +135,7 @@ def test_an_array_of_the_plan_that_was_changed_is_not_served(shop: Shop, reposit
     folder = export_bundle(shop.bundle, tmp_path / "models")
     path = max((folder / "preprocess" / "1" / "plan" / "arrays").iterdir(), key=lambda p: p.stat().st_size)
     path.write_bytes(path.read_bytes()[:-4])
-    with (
-        start_server(folder, http_port=0, grpc_port=0, metrics_port=0, log=tmp_path / "log") as server,
-        pytest.raises(RuntimeError, match="must be as it was written; got another checksum"),
-    ):
-        server.wait_ready()
+    check_not_served(folder, tmp_path, "must be as it was written; got another checksum")
 
 
 def test_a_folder_without_models_is_refused(tmp_path: Path) -> None:
