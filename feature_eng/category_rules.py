@@ -90,7 +90,7 @@ def _list_slice(writer: Writer, op: ops.ListSlice, columns: list[str], registers
             given = f"ListSlice({op.start}, {op.end}, pad={op.pad})"
             raise TypeError(f"ListSlice on {c} must give lists of one length: add ListSlice(n, pad=True); got {given}")
         bounds = {"start": int(op.start), "end": int(op.end), "padding": int(op.pad_value)}
-        arrays = hash_table(table.keys, table.payloads, np.int32(table.default))
+        arrays = {"table": hash_table(table.keys, table.payloads, np.int32(table.default))}
         sliced[c] = writer.emit("list_slice", c, table.columns, bounds, arrays)
         writer.widths[sliced[c]] = op.max_elements
     return sliced

@@ -12,9 +12,9 @@ from feature_eng import kernels
 from feature_eng.inputs import UNSEEN_ID
 from feature_eng.plan import Plan
 from feature_eng.program import Instruction
+from feature_eng.tables import slots_of
 
-_SLOTS_AT_ONCE = 1 << 20
-_LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_LINES_AT_ONCE = 1 << 18
 
 _STEPS: dict[str, Callable[..., str]] = {
     "finite": lambda: "infinite becomes missing",
@@ -88,26 +88,19 @@ def _table(step: Instruction, arrays: Mapping[str, NDArray[Any]]) -> dict[str, A
     if "table" not in step.arrays:
         return None
     table = arrays[step.arrays["table"]]
-    if "pilots" in step.arrays:
-        return {"kind": "hash", "keys": _listed(table, arrays[step.arrays["pilots"]]), "slots": len(table)}
+    if table.ndim == 2:
+        return {"kind": "hash", "keys": _listed(table), "slots": kernels.LINE_KEYS * len(table)}
     default = step.numbers.get("default", UNSEEN_ID)
     if step.op == "dense_statistic" and default is not None:
         default = int(np.float32(default).view(np.int32))
     return {"kind": "dense", "keys": int(np.count_nonzero(table != default)), "slots": len(table)}
 
 
-def _listed(table: NDArray[np.uint64], pilots: NDArray[np.uint16]) -> int:
-    """Return how many slots hold a key that is looked for there; a free one holds a key that lies elsewhere."""
+def _listed(table: NDArray[np.uint64]) -> int:
+    """Return how many places hold a key that is found there; a free one holds a key that lies elsewhere."""
     listed = 0
-    for first in range(0, len(table), _SLOTS_AT_ONCE):
-        keys = np.ascontiguousarray(table[first : first + _SLOTS_AT_ONCE, 0])
-        slots = np.arange(first, first + len(keys), dtype=np.uint64)
-        listed += int(np.count_nonzero(slots_of(keys, pilots, len(table)) == slots))
+    for first in range(0, len(table), _LINES_AT_ONCE):
+        keys = np.ascontiguousarray(table[first : first + _LINES_AT_ONCE, : kernels.LINE_KEYS]).ravel()
+        slots = np.arange(len(keys)) + kernels.LINE_KEYS * first
+        listed += int(np.count_nonzero(slots_of(keys, table) == slots))
     return listed
-
-
-def slots_of(keys: NDArray[np.uint64], pilots: NDArray[np.uint16], slots: int) -> NDArray[np.uint64]:
-    """Return where keys (n,) lie in a hash table, if it has them."""
-    spread = pilots[(keys & _LOW) * np.uint64(len(pilots)) >> _32].astype(np.uint64) * kernels._SPREAD
-    places: NDArray[np.uint64] = ((keys ^ spread) * kernels._M >> _32) * np.uint64(slots) >> _32
-    return places

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_eng.describing import kind_of, slots_of, step_in_words
+from feature_eng.describing import kind_of, step_in_words
 from feature_eng.inputs import NULL_ID, NULL_INT, NULL_STRING, PADDING_ID, RARE_ID, UNSEEN_ID, Input
 from feature_eng.keys import UInt64Array, combined_keys, float_keys, int_keys, string_keys
 from feature_eng.layout import Layout, Slot
 from feature_eng.plan import Plan
 from feature_eng.program import Instruction
 from feature_eng.strings import encoded
+from feature_eng.tables import slots_of
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _LISTED = {PADDING_ID: "padding", NULL_ID: "null", UNSEEN_ID: "unseen", RARE_ID: "rare"}
@@ -164,9 +165,8 @@ def _source(
 ) -> tuple[str, ...]:
     """Return whether a statistic's table lists what is looked up."""
     if step.op == "statistic":
-        key, table = keys[step.inputs[0]], plan.arrays[step.arrays["table"]]
-        slot = slots_of(key, plan.arrays[step.arrays["pilots"]], len(table))[0]
-        return ("listed",) if table[slot, 0] == key[0] else ("unseen",)
+        found = slots_of(keys[step.inputs[0]], plan.arrays[step.arrays["table"]])[0] >= 0
+        return ("listed",) if found else ("unseen",)
     if step.op == "dense_statistic":
         value, table = int(columns[step.inputs[0]][0]), plan.arrays[step.arrays["table"]]
         place = value - int(step.numbers["low"] or 0)

@@ -13,7 +13,7 @@ from merlin.schema import Tags
 from feature_eng.inputs import UNSEEN_ID, Input, Role
 from feature_eng.layout import NO_NUMBER, Layout, Slot
 from feature_eng.plan import Plan
-from feature_eng.plan_checks import HIGHEST, largest_payload
+from feature_eng.plan_checks import HIGHEST, extremes
 from feature_eng.plan_writer import Registers, Writer
 from feature_eng.program import Instruction
 
@@ -105,7 +105,7 @@ def with_cardinalities(plan: Plan) -> Plan:
 
 def _highest(step: Instruction, plan: Plan) -> int:
     table = plan.arrays.get(step.arrays.get("table", ""))
-    return int(max(HIGHEST[step.op](step, plan), 0 if table is None else largest_payload(table)))
+    return int(max(HIGHEST[step.op](step, plan), 0 if table is None else extremes(table).payload))
 
 
 def read_inputs(plan: Plan, schema: Any) -> tuple[Input, ...]:

@@ -17,7 +17,11 @@ from numba.extending import intrinsic, overload
 from feature_eng.inputs import NULL_INT, PADDING_ID, UNSEEN_ID
 
 BLOCK = 512  # rows whose registers stay in the nearest caches
-FAR_SLOTS = 1 << 16  # of a hash table that does not
+AHEAD = 24  # lookups for whose memory is asked before the first is waited for
+
+# A line of a hash table has the size of a processor's: keys, their payloads, and how many lines after it may hold more.
+LINE_BYTES, LINE_KEYS, PAYLOADS_AT, REACH_AT = 64, 5, 40, 60
+MOST_REACH = 255
 
 # Where a register lies: the columns of a request, scratch for keys, scratch for 4-byte cells, or the packed outputs.
 INPUT, KEYS, CELLS, CATEGORICAL, CONTINUOUS = range(5)
@@ -58,8 +62,6 @@ FINITE, FILL, CLIP, LOG, NORMALIZE, SCALE, OVER_TWICE, NULL = range(8)
 
 _M = np.uint64(0xC6A4A7935BD1E995)
 _LENGTH_8 = np.uint64(8 * 0xC6A4A7935BD1E995 % 2**64)
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
-_LOW = np.uint64(0xFFFFFFFF)
 _8, _32, _47 = np.uint64(8), np.uint64(32), np.uint64(47)
 _SMALLEST_NORMAL, _2_TO_23, _INFINITE = np.float32(2.0**-126), np.float32(2.0**23), np.float32(np.inf)
 _ROOT_HALF = np.int32(0x3F3504F3)  # the bits of √½
@@ -120,6 +122,25 @@ def _fetch(typing: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def _place_in(typing: Any, address: Any, key: Any) -> Any:
+    """Return the place of a key among the five of the line at an address, the first if it is there twice, else 5."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte, number, word = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+        words, lanes = ir.VectorType(word, LINE_BYTES // 8), ir.VectorType(number, LINE_BYTES // 8)
+        line = builder.load(builder.inttoptr(arguments[0], words.as_pointer()), align=8)
+        nothing = ir.Constant(words, ir.Undefined)
+        key = builder.insert_element(nothing, arguments[1], number(0))
+        keys = builder.shuffle_vector(key, nothing, ir.Constant(lanes, [0] * lanes.count))
+        alike = builder.bitcast(builder.icmp_unsigned("==", line, keys), byte)
+        keys_alike = builder.and_(alike, byte((1 << LINE_KEYS) - 1))
+        ended = builder.or_(keys_alike, byte(1 << LINE_KEYS))
+        return builder.cttz(builder.zext(ended, word), ir.IntType(1)(1))
+
+    return types.int64(types.int64, types.uint64), generate
 
 
 @_compiled
@@ -244,77 +265,108 @@ def _string_keys(address, starts, ends, keys):
         keys[i] = _string_key(address + starts[i], ends[i] - starts[i])
 
 
-# ── Tables: a perfect hash, so that a lookup is one probe ────────────────────────────────────────────────────────────
+# ── Tables: lines of five keys, so that a lookup is one far read ─────────────────────────────────────────────────────
 
 
 @_inlined
-def _scaled(bits, size):
-    """Return the upper half of a key as a place below a size."""
-    return np.int64(((bits >> _32) * np.uint64(size)) >> _32)
+def _line_of(key, lines):
+    """Return the line that a key is looked for in first."""
+    return np.int64(((key >> _32) * np.uint64(lines)) >> _32)
 
 
 @_inlined
-def bucket_of(key, buckets):
-    """Return which bucket a key is in; keys of a bucket share a pilot."""
-    return np.int64(((key & _LOW) * np.uint64(buckets)) >> _32)
+def _cell(line, place):
+    """Return a payload of the line at an address; place 5 is the line's reach."""
+    return carray(_pointer(line + PAYLOADS_AT), LINE_KEYS + 1, np.int32)[place]
+
+
+@njit
+def _slot_beyond(key, table, lines, first, reach):
+    """Return where a key lies in the `reach` lines after its first, as `slots_of` does."""
+    line = first
+    for _ in range(reach):
+        line += 1
+        if line == lines:
+            line = 0
+        place = _place_in(table + LINE_BYTES * line, key)
+        if place < LINE_KEYS:
+            return LINE_KEYS * line + place
+    return -1
+
+
+@njit
+def _payload_beyond(key, table, lines, line, reach, default):
+    """Return the payload of a key that the line at an address does not hold."""
+    slot = _slot_beyond(key, table, lines, (line - table) // LINE_BYTES, reach)
+    return _cell(table + LINE_BYTES * (slot // LINE_KEYS), slot % LINE_KEYS) if slot >= 0 else default
 
 
 @_inlined
-def slot_of(key, pilot, slots):
-    """Return where a key lies, if the table has it."""
-    return _scaled((key ^ (np.uint64(pilot) * _SPREAD)) * _M, slots)
-
-
-@_inlined
-def _payload(key, table, slots, pilots, buckets, default):
-    slot = slot_of(key, pilots[bucket_of(key, buckets)], slots)
-    found = np.int32(table[slot, 1])
-    return found if table[slot, 0] == key else default
+def _payload(key, table, lines, line, default):
+    """Return a key's payload, its first line being at an address."""
+    place = _place_in(line, key)
+    payload = _cell(line, place)
+    return payload if place < LINE_KEYS else _payload_beyond(key, table, lines, line, payload, default)
 
 
 @_compiled
-def find_pilots(keys, starts, order, slots, pilots):
-    """Give each bucket the first pilot that moves its keys to free slots.
+def slots_of(keys, table, slots):
+    """Write where keys (n,) lie in a table (lines, 8): five times the line, plus the place in it; -1 if nowhere."""
+    address, lines = table.ctypes.data, len(table)
+    for i in range(len(keys)):
+        first = _line_of(keys[i], lines)
+        place = _place_in(address + LINE_BYTES * first, keys[i])
+        if place < LINE_KEYS:
+            slots[i] = LINE_KEYS * first + place
+        else:
+            slots[i] = _slot_beyond(keys[i], address, lines, first, _cell(address + LINE_BYTES * first, place))
+
+
+@_compiled
+def largest_of(table):
+    """Return the largest payload of a table (lines, 8) and the farthest reach of its lines, neither with a sign."""
+    cells = table.view(np.uint32)
+    payload, reach = np.uint32(0), np.uint32(0)
+    for line in range(len(cells)):
+        for place in range(PAYLOADS_AT // 4, REACH_AT // 4):
+            payload = max(payload, cells[line, place])
+        reach = max(reach, cells[line, REACH_AT // 4])
+    return payload, reach
+
+
+@_compiled
+def place_keys(keys, payloads, table):
+    """Write keys to a table, each to the first line, from its own on, that has room.
 
     Args:
-        keys: distinct uint64 (V,), bucket after bucket.
-        starts: first key of each bucket, and V, int64 (buckets + 1,).
-        order: buckets, the fullest first, int64 (buckets,).
-        slots: size of the table.
-        pilots: uint16 (buckets,), written.
+        keys: uint64 (V,).
+        payloads: uint32 (V,).
+        table: uint64 (lines, 8), whose lines reach no further than themselves; written.
 
     Returns:
-        Whether every bucket got one.
+        How many keys were written: V, unless the next one is in the table, or has no room near its line.
     """
-    taken = np.zeros(slots, np.bool_)
-    for bucket in order:
-        first, stop = starts[bucket], starts[bucket + 1]
-        pilot = 0
-        placed = first
-        while placed < stop:
-            slot = slot_of(keys[placed], pilot, slots)
-            if not taken[slot]:
-                taken[slot] = True
-                placed += 1
-                continue
-            for key in range(first, placed):
-                taken[slot_of(keys[key], pilot, slots)] = False
-            placed = first
-            pilot += 1
-            if pilot > 65535:
-                return False
-        pilots[bucket] = pilot
-    return True
-
-
-@_compiled
-def place_keys(keys, payloads, pilots, table):
-    """Write keys (V,) and payloads (V,) to their slots of a table uint64 (slots, 2)."""
-    slots, buckets = len(table), len(pilots)
+    lines = len(table)
+    cells = table.view(np.uint32)
+    used = np.zeros(lines, np.uint8)
     for i in range(len(keys)):
-        slot = slot_of(keys[i], pilots[bucket_of(keys[i], buckets)], slots)
-        table[slot, 0] = keys[i]
-        table[slot, 1] = payloads[i]
+        first = _line_of(keys[i], lines)
+        line, reach = first, 0
+        while True:
+            for place in range(used[line]):
+                if table[line, place] == keys[i]:
+                    return i
+            if used[line] < LINE_KEYS:
+                break
+            reach += 1
+            line = line + 1 if line + 1 < lines else 0
+            if reach > MOST_REACH or reach == lines:
+                return i
+        table[line, used[line]] = keys[i]
+        cells[line, PAYLOADS_AT // 4 + used[line]] = payloads[i]
+        cells[first, REACH_AT // 4] = max(cells[first, REACH_AT // 4], reach)
+        used[line] += 1
+    return len(keys)
 
 
 # ── Text ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -564,25 +616,18 @@ def _edges_below(value, edges):
 
 
 @njit
-def _find(keys, settings, target, column, places):
-    """Write the payloads of keys (n,)."""
-    slots, buckets, default = settings[1], settings[3], np.int32(settings[4])
-    table = carray(_pointer(settings[0]), (slots, 2), np.uint64)
-    pilots = carray(_pointer(settings[2]), buckets, np.uint16)
-    if slots < FAR_SLOTS:
-        for i in range(len(keys)):
-            target[i, column] = _payload(keys[i], table, slots, pilots, buckets, default)
-        return
-    # Beyond the caches every read is asked for before the first is waited for.
-    for i in range(len(keys)):
-        places[i] = bucket_of(keys[i], buckets)
-        _fetch(settings[2] + 2 * places[i])
-    for i in range(len(keys)):
-        places[i] = slot_of(keys[i], pilots[places[i]], slots)
-        _fetch(settings[0] + 16 * places[i])
-    for i in range(len(keys)):
-        found = np.int32(table[places[i], 1])
-        target[i, column] = found if table[places[i], 0] == keys[i] else default
+def _find(keys, settings, target, column, lines_at):
+    """Write the payloads of keys (n,); memory is asked for some lookups ahead."""
+    table, lines, default = settings[0], settings[1], np.int32(settings[2])
+    n = len(keys)
+    for i in range(n):
+        lines_at[i] = table + LINE_BYTES * _line_of(keys[i], lines)
+    ahead = min(AHEAD, n)
+    for i in range(ahead):
+        _fetch(lines_at[i])
+    for i in range(n):
+        _fetch(lines_at[min(i + ahead, n - 1)])
+        target[i, column] = _payload(keys[i], table, lines, lines_at[i], default)
 
 
 @njit
@@ -602,20 +647,19 @@ def _list_find(data, starts, ends, offsets, settings, target, column, width):
 
     Integers lie at `data`, strings at its starts and ends; a slice's bounds count from a list's end where negative.
     """
-    slots, buckets, strings, padding = settings[1], settings[3], settings[4], np.int32(settings[7])
-    table = carray(_pointer(settings[0]), (slots, 2), np.uint64)
-    pilots = carray(_pointer(settings[2]), buckets, np.uint16)
+    table, lines, strings, padding = settings[0], settings[1], settings[2], np.int32(settings[5])
     integers = carray(_pointer(data), 1, np.int64)
     for i in range(len(offsets) - 1):
         length = offsets[i + 1] - offsets[i]
-        skipped, stop = settings[5], settings[6]
+        skipped, stop = settings[3], settings[4]
         skipped = max(length + skipped, 0) if skipped < 0 else min(skipped, length)
         stop = length + stop if stop < 0 else min(stop, length)
         kept = max(min(stop - skipped, width), 0)
         for j in range(kept):
             at = offsets[i] + skipped + j
             key = _string_key(data + starts[at], ends[at] - starts[at]) if strings else _int_key(integers[at])
-            target[i, column + j] = _payload(key, table, slots, pilots, buckets, np.int32(UNSEEN_ID))
+            line = table + LINE_BYTES * _line_of(key, lines)
+            target[i, column + j] = _payload(key, table, lines, line, np.int32(UNSEEN_ID))
         for j in range(kept, width):
             target[i, column + j] = padding
 
@@ -709,7 +753,7 @@ def execute(
     keys = np.empty((span[0], BLOCK), np.uint64)
     cells = np.empty((BLOCK, span[1]), np.int32)
     work32, work64 = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float64)
-    places = np.empty(BLOCK, np.int64)
+    lines_at = np.empty(BLOCK, np.int64)
     for begin in range(span[2], span[3], BLOCK):
         rows = min(BLOCK, span[3] - begin)
         packed_ids = categorical[begin : begin + rows]
@@ -761,14 +805,14 @@ def execute(
                 for i in range(n):
                     target[i, column] = _bucket(keys[source, i], settings[0])
             elif op == FIND:
-                _find(keys[source, :n], settings, target, column, places)
+                _find(keys[source, :n], settings, target, column, lines_at)
             elif op == DIRECT:
                 _direct(_int64s(address, first, n), settings, target, column)
             elif op == LIST_FIND:
                 starts, ends = _int64s(address, 0, 0), _int64s(address, 0, 0)
-                if settings[4]:
+                if settings[2]:
                     starts, ends = _int64s(addresses[source + 1], 0, 1), _int64s(addresses[source + 2], 0, 1)
-                offsets = _int64s(addresses[source + (3 if settings[4] else 1)], first, n + 1)
+                offsets = _int64s(addresses[source + (3 if settings[2] else 1)], first, n + 1)
                 _list_find(address, starts, ends, offsets, settings, target, column, width)
             elif op == WORDS:  # of the plain words, which lie behind the strings as they came
                 plain = addresses[source + 3]

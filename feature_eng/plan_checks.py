@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_eng import kernels
 from feature_eng.inputs import UNSEEN_ID, Role
 from feature_eng.layout import Layout
 from feature_eng.plan import Plan
@@ -16,8 +17,14 @@ from feature_eng.program import Instruction, PlanError
 MOST_COLUMNS = 65_536  # of either packed array, so that a row stays small
 _MOST_IDS = 2**31 - 1
 _FARTHEST = 2**31  # that a list is sliced from either end: sums of it and a list's length cannot wrap around
-_MOST_PAYLOAD = 2**32 - 1
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+class Extremes(NamedTuple):
+    """The largest payload of a table, and how many lines after its first a key may lie in."""
+
+    payload: int = 0
+    reach: int = 0
 
 
 def check_parts(plan: Plan) -> None:
@@ -41,12 +48,12 @@ def check_parts(plan: Plan) -> None:
             raise PlanError(f"instruction {step.output} must read ids of one column; got {step.inputs[0]}")
 
 
-def check_ids(plan: Plan, largest: Mapping[str, int]) -> None:
-    """Refuse ids that a slot of the layout has no room for.
+def check_tables(plan: Plan, largest: Mapping[str, Extremes]) -> None:
+    """Refuse ids that a slot of the layout has no room for, and lookups without an end.
 
     Args:
         plan: whose program has been assembled.
-        largest: the largest payload of each array, by array name; 0 where it is no table.
+        largest: what is largest in each array, by array name.
 
     Raises:
         PlanError: naming the register or array and the rule it breaks.
@@ -60,11 +67,11 @@ def check_ids(plan: Plan, largest: Mapping[str, int]) -> None:
         ceiling, table = ceilings[step.output], step.arrays.get("table", "")
         if (highest := HIGHEST.get(step.op, _unseen)(step, plan)) >= ceiling:
             raise PlanError(f"ids of {step.output} must be below the cardinality {ceiling}; got {highest}")
-        if largest.get(table, 0) >= ceiling:
-            raise PlanError(f"arrays/{table}.npy must hold ids from 0 to {ceiling - 1}; got {largest[table]}")
-    for name, payload in largest.items():
-        if payload > _MOST_PAYLOAD:
-            raise PlanError(f"arrays/{name}.npy must hold payloads up to {_MOST_PAYLOAD}; got {payload}")
+        if table and largest[table].payload >= ceiling:
+            raise PlanError(f"arrays/{table}.npy must hold ids from 0 to {ceiling - 1}; got {largest[table].payload}")
+    for name, (_, reach) in largest.items():
+        if reach > kernels.MOST_REACH:
+            raise PlanError(f"arrays/{name}.npy must reach {kernels.MOST_REACH} lines at most; got {reach}")
 
 
 def _check_layout(layout: Layout) -> None:
@@ -81,11 +88,14 @@ def _check_layout(layout: Layout) -> None:
             raise PlanError(f"layout must have at most {MOST_COLUMNS} {name} columns; got {columns}")
 
 
-def largest_payload(array: NDArray[Any]) -> int:
-    """Return the largest payload of a hash table (slots, 2) or of a dense table (n,), negative ones as 2³² more."""
-    if array.dtype == np.uint64 and array.ndim == 2:
-        return int(array[:, -1].max(initial=0))
-    return int(array.view(np.uint32).max(initial=0)) if array.dtype == np.int32 else 0
+def extremes(array: NDArray[Any]) -> Extremes:
+    """Return what is largest in a hash table (lines, 8) or in a dense table (n,), and nothing in an array that is none.
+
+    Payloads are of 32 bits without a sign, as ids are that are not negative.
+    """
+    if array.dtype == np.uint64 and array.shape[1:] == (kernels.LINE_BYTES // 8,):
+        return Extremes(*map(int, kernels.largest_of(array)))
+    return Extremes(int(array.view(np.uint32).max(initial=0)) if array.dtype == np.int32 else 0)
 
 
 def _ceilings(plan: Plan) -> dict[str, int]:

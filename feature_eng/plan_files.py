@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_eng import plan_json
+from feature_eng import kernels, plan_json
 from feature_eng.digests import file_sha256
 from feature_eng.inputs import NULL_INT, NULL_STRING, Input
 from feature_eng.plan import Plan
-from feature_eng.plan_checks import check_ids, check_parts, largest_payload
+from feature_eng.plan_checks import Extremes, check_parts, check_tables, extremes
 from feature_eng.program import PlanError
 
-_DTYPES = ("<u8", "<u2", "<i4", "<f8")
+_DTYPES = ("<u8", "<i4", "<f8")
 _CHUNK = 1 << 20  # bytes, of which a processor's own cache holds some
+_LINE = (kernels.LINE_BYTES // 8,)
 _MAGIC = b"\x93NUMPY\x01\x00"
 
 
@@ -36,7 +37,7 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
         PlanError: the plan's parts do not fit together.
     """
     arrays = {name: np.ascontiguousarray(array) for name, array in plan.arrays.items()}
-    _check(replace(plan, arrays=arrays), {name: largest_payload(array) for name, array in arrays.items()})
+    _check(replace(plan, arrays=arrays), {name: extremes(array) for name, array in arrays.items()})
     folder = Path(folder)
     beside = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
@@ -93,10 +94,10 @@ def load_plan(folder: str | Path, fingerprint: str | None = None) -> Plan:
     return plan
 
 
-def _check(plan: Plan, largest: Mapping[str, int]) -> None:
+def _check(plan: Plan, largest: Mapping[str, Extremes]) -> None:
     check_parts(plan)
     plan.program  # noqa: B018 - assembles, which checks
-    check_ids(plan, largest)
+    check_tables(plan, largest)
 
 
 def _read_signed(folder: Path) -> bytes:
@@ -110,8 +111,8 @@ def _read_signed(folder: Path) -> bytes:
     return data
 
 
-def _read_array(folder: Path, name: str, about: Mapping[str, Any]) -> tuple[NDArray[Any], int]:
-    """Return an array, mapped once it has been read and found as it was written, and its largest payload.
+def _read_array(folder: Path, name: str, about: Mapping[str, Any]) -> tuple[NDArray[Any], Extremes]:
+    """Return an array, mapped once it has been read and found as it was written, and what is largest in it.
 
     The reading leaves a chunk in memory at a time: pages that were read through the map would count as the process's.
     """
@@ -126,7 +127,7 @@ def _read_array(folder: Path, name: str, about: Mapping[str, Any]) -> tuple[NDAr
     if not path.is_file():
         raise PlanError(f"arrays/{name}.npy must exist; got none")
     header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
-    digest, largest, size = hashlib.sha256(), 0, 0
+    digest, largest, size = hashlib.sha256(), Extremes(), 0
     with path.open("rb") as file:
         start = file.read(10)
         text = file.read(int.from_bytes(start[8:], "little"))
@@ -134,8 +135,9 @@ def _read_array(folder: Path, name: str, about: Mapping[str, Any]) -> tuple[NDAr
         chunk = memoryview(bytearray(_CHUNK))
         while count := file.readinto(chunk):
             digest.update(chunk[:count])
-            whole = np.frombuffer(chunk[: count - count % 16], dtype)
-            largest = max(largest, largest_payload(whole.reshape(-1, *shape[1:]) if shape[1:] == (2,) else whole))
+            whole = np.frombuffer(chunk[: count - count % kernels.LINE_BYTES], dtype)
+            found = extremes(whole.reshape(-1, *shape[1:]) if shape[1:] == _LINE else whole)
+            largest = Extremes(*map(max, largest, found))
             size += count
         if digest.hexdigest() != about["sha256"]:
             raise PlanError(f"arrays/{name}.npy must be as it was written; got another checksum")

@@ -192,8 +192,8 @@ class Writer:
             width: cells of a list, which keeps its last values.
         """
         if width is not None:
-            arrays = hash_table(keys, ids, _UNSEEN)
-            return self.emit("list_vocabulary", name, columns, {"keep_last": 1}, arrays)
+            table = hash_table(keys, ids, _UNSEEN)
+            return self.emit("list_vocabulary", name, columns, {"keep_last": 1}, {"table": table})
         return self._look_up(name, Lookup(tuple(columns), keys, ids.astype(np.int32), _UNSEEN))
 
     def statistic(
@@ -259,7 +259,8 @@ class Writer:
                     numbers={**numbers, "low": dense[1]},
                     arrays=stored,
                 )
-        return replace(step, numbers=numbers, arrays=self._stored(hash_table(table.keys, payloads, default)))
+        stored = self._stored({"table": hash_table(table.keys, payloads, default)})
+        return replace(step, numbers=numbers, arrays=stored)
 
 
 _KEYS = {

@@ -108,9 +108,9 @@ class _Reader:
             raise PlanError(f"plan array {key} must be {wanted}; got {array.dtype} {list(array.shape)}")
         return array
 
-    def hash_table(self) -> tuple[int, int, int, int]:
-        table, pilots = self.array("table", "<u8", None, 2), self.array("pilots", "<u2", None)
-        return table.ctypes.data, len(table), pilots.ctypes.data, len(pilots)
+    def hash_table(self) -> tuple[int, int]:
+        table = self.array("table", "<u8", None, kernels.LINE_BYTES // 8)
+        return table.ctypes.data, len(table)
 
     def dense_table(self) -> tuple[int, int, int]:
         table = self.array("table", "<i4", None)

@@ -1,12 +1,10 @@
-"""Lookup tables of a plan: built once, read by `kernels` with one probe a key.
+"""Lookup tables of a plan: built once, read by `kernels` with one far read a key.
 
-A hash table is perfect: a bucket's pilot moves each of its keys to a slot of its own. Integers without many gaps lie in
-a dense table instead. Source: Pibiri and Trani, PTHash: Revisiting FCH Minimal Perfect Hashing, SIGIR 2021.
+A hash table is made of lines, each as long as a line of the processor's cache, with five keys and their payloads; a key
+for which its line has no room lies in one of the next. Integers without many gaps lie in a dense table instead.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,47 +14,47 @@ from feature_eng import kernels
 UInt64Array = NDArray[np.uint64]
 Int32Array = NDArray[np.int32]
 
-_LOAD = 0.9  # share of slots in use
-_KEYS_A_BUCKET = 4
-_BYTES_A_KEY = 16 / _LOAD + 2 / _KEYS_A_BUCKET
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
+_LOAD = 0.6  # share of places in use: one line in ten reaches beyond itself
+_BYTES_A_KEY = kernels.LINE_BYTES / kernels.LINE_KEYS / _LOAD
 
 
-def hash_table(keys: UInt64Array, payloads: Int32Array, default: np.int32) -> dict[str, NDArray[Any]]:
+def hash_table(keys: UInt64Array, payloads: Int32Array, default: np.int32) -> UInt64Array:
     """Return a table of distinct keys and their payloads.
 
     Args:
         keys: (V,).
         payloads: (V,), ids or the bits of float32 numbers.
-        default: payload of the free slots.
+        default: payload of the free places.
 
     Returns:
-        `table` uint64 (slots, 2), each slot a key and its payload, a free one the default; and `pilots` uint16
-        (buckets,), what moves a bucket's keys to their slots.
+        uint64 (lines, 8): five keys, their payloads of 32 bits, and the line's reach, also of 32 bits.
 
     Raises:
-        ValueError: a key comes twice.
+        ValueError: a key comes twice, or too many begin with the same bits.
     """
-    buckets = len(keys) // _KEYS_A_BUCKET + 1
-    place = ((keys & _LOW) * np.uint64(buckets) >> _32).astype(np.int64)
-    order = np.argsort(place, kind="stable")
-    keys, payloads = keys[order], payloads[order]
-    sizes = np.bincount(place, minlength=buckets)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    fullest_first = np.argsort(-sizes, kind="stable")
-    pilots = np.zeros(buckets, dtype=np.uint16)
-    slots = int(len(keys) / _LOAD) + 1
-    while not kernels.find_pilots(keys, starts, fullest_first, slots, pilots):
+    lines = fewest = int(len(keys) / kernels.LINE_KEYS / _LOAD) + 1
+    while True:
+        table = np.zeros((lines, kernels.LINE_BYTES // 8), dtype=np.uint64)
+        # A free place's key, one that lies before all free places that it is looked for in, or 0, is found by nobody
+        # there, or as unknown.
+        table[:, : kernels.LINE_KEYS] = keys[0] if len(keys) else 0
+        table.view(np.int32)[:, kernels.PAYLOADS_AT // 4 : kernels.REACH_AT // 4] = default
+        placed = kernels.place_keys(keys, payloads.view(np.uint32), table)
+        if placed == len(keys):
+            return table
         if (distinct := len(np.unique(keys))) < len(keys):
             raise ValueError(f"keys must differ; got {len(keys)} of which {distinct} do")
-        slots += slots // 20 + 1
-    # A free slot's key, one that lies elsewhere or 0, is found there by nobody, or as unknown.
-    table = np.empty((slots, 2), dtype=np.uint64)
-    table[:, 0] = keys[0] if len(keys) else 0
-    table[:, 1] = default.view(np.uint32)
-    kernels.place_keys(keys, payloads.view(np.uint32), pilots, table)
-    return {"table": table, "pilots": pilots}
+        lines += lines // 8 + 1
+        if lines > 2 * fewest:
+            alike = int(np.unique(keys >> np.uint64(32), return_counts=True)[1].max())
+            raise ValueError(f"keys must differ in their upper 32 bits; got {alike} that do not")
+
+
+def slots_of(keys: UInt64Array, table: UInt64Array) -> NDArray[np.int64]:
+    """Return where keys (n,) lie in a hash table (lines, 8): five times the line, plus the place; -1 if nowhere."""
+    slots = np.empty(len(keys), dtype=np.int64)
+    kernels.slots_of(np.ascontiguousarray(keys), table, slots)
+    return slots
 
 
 def dense_table(values: NDArray[np.int64], payloads: Int32Array, default: np.int32) -> tuple[Int32Array, int] | None:

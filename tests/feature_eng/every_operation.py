@@ -24,10 +24,6 @@ def _bits(values: Sequence[float]) -> NDArray[np.int32]:
     return np.array(values, dtype=np.float32).view(np.int32)
 
 
-def _named(name: str, table: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {f"{name}_{part}": array for part, array in table.items()}
-
-
 def _arrays() -> dict[str, NDArray[Any]]:
     unseen, default = np.int32(2), np.float32(0.25).view(np.int32)
     words, items = string_keys([NULL_STRING, *WORDS]), int_keys(np.array([NULL_INT, *ITEMS]))
@@ -39,9 +35,9 @@ def _arrays() -> dict[str, NDArray[Any]]:
     if dense is None or rates is None:
         raise ValueError("brands must fit a dense table; got too many gaps")
     return {
-        **_named("words", hash_table(words, ids[: len(words)], unseen)),
-        **_named("items", hash_table(items, ids, unseen)),
-        **_named("pairs", hash_table(pairs, _bits(np.linspace(-1, 1, len(pairs)).tolist()), default)),
+        "words_table": hash_table(words, ids[: len(words)], unseen),
+        "items_table": hash_table(items, ids, unseen),
+        "pairs_table": hash_table(pairs, _bits(np.linspace(-1, 1, len(pairs)).tolist()), default),
         "brands_table": dense[0],
         "rates_table": rates[0],
         "price_edges": np.array([1.0, 10.0, 100.0]),
@@ -49,7 +45,7 @@ def _arrays() -> dict[str, NDArray[Any]]:
 
 
 def _table(name: str) -> dict[str, str]:
-    return {"table": f"{name}_table", "pilots": f"{name}_pilots"}
+    return {"table": f"{name}_table"}
 
 
 def every_operation_plan(fingerprint: str = "abc") -> Plan:

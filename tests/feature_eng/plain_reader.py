@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-M, G, WRAP = 0xC6A4A7935BD1E995, 0x9E3779B97F4A7C15, 2**64 - 1
+M, WRAP = 0xC6A4A7935BD1E995, 2**64 - 1
 NULL = -(2**63)
 NULLS = {"int64": NULL, "string": ""}
 DAY, HOUR = 86_400_000, 3_600_000
@@ -60,6 +60,12 @@ def value_key(value: int | str) -> int:
     return key_of(value.encode() if isinstance(value, str) else struct.pack("<q", value))
 
 
+def line_of(table: np.ndarray, line: int) -> tuple[list[int], list[int], int]:
+    """Return the keys, the payloads and the reach of a hash table's line."""
+    numbers = struct.unpack("<5Q5II", table[line].tobytes())
+    return list(numbers[:5]), list(numbers[5:10]), numbers[10]
+
+
 def float_of(bits: int) -> np.float32:
     return np.frombuffer(struct.pack("<I", bits & 0xFFFFFFFF), "<f4")[0]
 
@@ -85,11 +91,14 @@ class Row:
         return cells, [self.held[register] for register in self.plan["continuous"]]
 
     def find(self, step: dict[str, Any], key: int) -> int | None:
-        table, pilots = (self.arrays[step["arrays"][name]] for name in ("table", "pilots"))
-        pilot = int(pilots[(key & 0xFFFFFFFF) * len(pilots) >> 32])
-        x = (key ^ (pilot * G & WRAP)) * M & WRAP
-        slot = (x >> 32) * len(table) >> 32
-        return int(table[slot, 1]) if int(table[slot, 0]) == key else None
+        table = self.arrays[step["arrays"]["table"]]
+        first = (key >> 32) * len(table) >> 32
+        *_, reach = line_of(table, first)
+        for further in range(reach + 1):
+            keys, payloads, _ = line_of(table, (first + further) % len(table))
+            if key in keys:
+                return payloads[keys.index(key)]
+        return None
 
     def place(self, step: dict[str, Any], value: int) -> int | None:
         table = self.arrays[step["arrays"]["table"]]

@@ -22,11 +22,10 @@ from feature_eng.tables import hash_table
 
 
 def table_of(values: list[int], ids: list[int]) -> dict[str, Any]:
-    arrays = hash_table(int_keys(np.array(values, dtype=np.int64)), np.array(ids, dtype=np.int32), np.int32(2))
-    return {"keys": arrays["table"], "pilots": arrays["pilots"]}
+    return {"keys": hash_table(int_keys(np.array(values, dtype=np.int64)), np.array(ids, np.int32), np.int32(2))}
 
 
-TABLE = {"table": "keys", "pilots": "pilots"}
+TABLE = {"table": "keys"}
 
 
 def small_plan() -> Plan:
@@ -189,32 +188,36 @@ SPOILED = {
     "another checksum": (lambda f: (f / "plan.json").write_bytes(b"{}"), "plan.json must be as it was written"),
     "an empty array": (lambda f: (f / "arrays" / "keys.npy").write_bytes(b""), "must be as it was written"),
     "arrays that are a list": (lambda f: change(f, arrays=[]), r"arrays must be an object; got \[\]"),
-    "a list": (lambda f: write(f, b"[]"), r"must have format 2; got \[\]"),
-    "another format": (lambda f: change(f, format=9), "must have format 2; got 9"),
+    "a list": (lambda f: write(f, b"[]"), r"must have format 3; got \[\]"),
+    "another format": (lambda f: change(f, format=9), "must have format 3; got 9"),
     "no array": (lambda f: (f / "arrays" / "keys.npy").unlink(), "keys.npy must exist; got none"),
     "a cut array": (lambda f: (f / "arrays" / "keys.npy").write_bytes(b"\x93NUMPY"), "must be as it was written"),
     "another dtype": (
         lambda f: changed_array(f, dtype="<f8"),
-        r"keys.npy must be <f8 \[3, 2\] .*; got .*<u8.* 48 bytes",
+        r"keys.npy must be <f8 \[1, 8\] .*; got .*<u8.* 64 bytes",
     ),
     "a dtype that no array has": (
         lambda f: changed_array(f, dtype="|O"),
-        r"array keys must be one of <u8, <u2, <i4, <f8 in 1 or 2 dimensions; got \|O \[3, 2\]",
+        r"array keys must be one of <u8, <i4, <f8 in 1 or 2 dimensions; got \|O \[1, 8\]",
     ),
     "another shape": (
         lambda f: changed_array(f, shape=[2]),
-        r"keys.npy must be <u8 \[2\] in C order .*; got .*\(3, 2\)",
+        r"keys.npy must be <u8 \[2\] in C order .*; got .*\(1, 8\)",
     ),
     "signed keys": (
-        lambda f: replace_array(f, "keys", np.ones((3, 2), np.int64)),
-        r"array keys must be one of <u8, .*; got <i8 \[3, 2\]",
+        lambda f: replace_array(f, "keys", np.ones((3, 8), np.int64)),
+        r"array keys must be one of <u8, .*; got <i8 \[3, 8\]",
     ),
-    "no pilots": (
-        lambda f: replace_array(f, "pilots", np.array([], np.uint16)),
-        r"array pilots must be one of .* 1 or 2 dimensions; got <u2 \[0\]",
+    "no lines": (
+        lambda f: replace_array(f, "keys", np.zeros((0, 8), np.uint64)),
+        r"array keys must be one of .* 1 or 2 dimensions; got <u8 \[0, 8\]",
     ),
-    "ids out of range": (
-        lambda f: replace_array(f, "keys", np.full((3, 2), 9, np.uint64)),
+    "lines of another length": (
+        lambda f: replace_array(f, "keys", np.zeros((3, 2), np.uint64)),
+        r"array keys must be contiguous <u8 \[n, 8\]; got uint64 \[3, 2\]",
+    ),
+    "an id out of range": (
+        lambda f: replace_array(f, "keys", table_of([1], [9])["keys"]),
         "arrays/keys.npy must hold ids from 0 to 4; got 9",
     ),
     "an unknown operation": (lambda f: change(f, instructions=chain(op="eval")), "must be one of .*; got eval"),
@@ -393,7 +396,7 @@ def test_a_plan_needs_numpy_and_numba_alone() -> None:
 
 
 def test_a_big_table_is_read_without_staying_in_the_process_s_memory(tmp_path: Path) -> None:
-    table = np.zeros((2**22, 2), np.uint64)
+    table = np.zeros((2**20, 8), np.uint64)
     save_plan(dataclasses.replace(small_plan(), arrays={**small_plan().arrays, "keys": table}), tmp_path / "plan")
     process = psutil.Process()
     before = process.memory_info().rss

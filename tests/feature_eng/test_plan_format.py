@@ -25,49 +25,45 @@ def hand_written(folder: Path) -> Path:
     text = re.findall(r"```json\n(.*?)```", EXAMPLE, re.DOTALL)[0].encode()
     (folder / "plan.json").write_bytes(text)
     (folder / "plan.json.sha256").write_text(f"{hashlib.sha256(text).hexdigest()}  plan.json\n")
-    slots = re.findall(r"^\d+ +([0-9a-f]{16})  (\d+)$", EXAMPLE, re.MULTILINE)
-    pilots = [int(word) for word in re.findall(r"items_pilots.npy` holds `([\d ]+)`", EXAMPLE)[0].split()]
-    table = b"".join(struct.pack("<QQ", int(key, 16), int(payload)) for key, payload in slots)
-    files = {
-        "items_table": plain_reader.npy("<u8", [len(slots), 2], table),
-        "items_pilots": plain_reader.npy("<u2", [len(pilots)], struct.pack(f"<{len(pilots)}H", *pilots)),
-    }
-    for name, data in files.items():
-        (folder / "arrays" / f"{name}.npy").write_bytes(data)
+    places = re.findall(r"^(\d+) +(\d+) +([0-9a-f]{16})  (\d+) *(\d*)$", EXAMPLE, re.MULTILINE)
+    assert [(int(line), int(place)) for line, place, *_ in places] == [(0, place) for place in range(5)] + [
+        (1, place) for place in range(5)
+    ]
+    table = b""
+    for first in (0, 5):
+        _, _, keys, payloads, reaches = zip(*places[first : first + 5], strict=True)
+        table += struct.pack("<5Q5II", *(int(key, 16) for key in keys), *map(int, payloads), int(reaches[0]))
+    (folder / "arrays" / "items_table.npy").write_bytes(plain_reader.npy("<u8", [2, 8], table))
     return folder
 
 
 def test_the_example_is_a_plan(tmp_path: Path) -> None:
     folder = hand_written(tmp_path / "plan")
     columns: dict[str, Any] = {
-        "item": np.array([42, NULL_INT, 1001, 7, 99, 512, 43, -1]),
-        "price": np.array([np.nan, 0, 1, 2, 3, 4, 5, 6], np.float32),
+        "item": np.array([42, NULL_INT, 1001, 7, 99, 512, 3, 43, -1]),
+        "price": np.array([np.nan, 0, 1, 2, 3, 4, 5, 6, 7], np.float32),
     }
-    ids, numbers = load_plan(folder).run(columns, 8)
-    assert ids[:, 0].tolist() == [4, 1, 5, 6, 7, 8, 2, 2]
+    ids, numbers = load_plan(folder).run(columns, 9)
+    assert ids[:, 0].tolist() == [4, 1, 5, 6, 7, 8, 9, 2, 2]
     assert f"{numbers[0, 0]:.7f}" == re.findall(r"log\(2 \+ 1\) = ([\d.]+)\.", EXAMPLE)[0]
-    read_ids, read_numbers = plain_reader.run(folder, columns, 8)
+    read_ids, read_numbers = plain_reader.run(folder, columns, 9)
     np.testing.assert_array_equal(ids, read_ids)
     np.testing.assert_allclose(numbers, read_numbers, rtol=1e-6)  # libraries' logarithms differ in the last bit
 
 
 def test_the_example_s_lookup_is_as_it_says() -> None:
-    lines = re.findall(r"^(\S.*?) +(?:= .*)?= ([0-9a-f]{16}|\d+)(?:, whose pilot is (\d+))?$", EXAMPLE, re.MULTILINE)
-    told = {name.strip(): value for name, value, _ in lines}
-    m, g, wrap = plain_reader.M, plain_reader.G, plain_reader.WRAP
-    key = plain_reader.value_key(42)
-    assert key == int_keys(np.array([42]))[0]
-    low, x = key & 0xFFFFFFFF, (key ^ (22 * g & wrap)) * m & wrap
+    lines = re.findall(r"^(\S.*?) +(?:= .*)?= ([0-9a-f]{16}|\d+)$", EXAMPLE, re.MULTILINE)
+    told = {name.strip(): value for name, value in lines}
+    m, wrap = plain_reader.M, plain_reader.WRAP
+    key = plain_reader.value_key(3)
+    assert key == int_keys(np.array([3]))[0]
     expected = {
         "length * M": f"{8 * m & wrap:016x}",
-        "k": f"{42 * m & wrap:016x}",
-        "mixed(42)": f"{plain_reader.mixed(42):016x}",
-        "h": f"{((8 * m & wrap) ^ plain_reader.mixed(42)) * m & wrap:016x}",
+        "k": f"{3 * m & wrap:016x}",
+        "mixed(3)": f"{plain_reader.mixed(3):016x}",
+        "h": f"{((8 * m & wrap) ^ plain_reader.mixed(3)) * m & wrap:016x}",
         "key": f"{key:016x}",
-        "bucket": str(low * 2 >> 32),
-        "key ^ 22 G": f"{key ^ (22 * g & wrap):016x}",
-        "x": f"{x:016x}",
-        "slot": str((x >> 32) * 7 >> 32),
+        "first": str((key >> 32) * 2 >> 32),
     }
     assert told == expected
 

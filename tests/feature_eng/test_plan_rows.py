@@ -51,7 +51,7 @@ NUMBERS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "difference_lag": st.sampled_from([{"shift": 1}, {"shift": -1}, {"shift": 2}, {"shift": 0}]),
     "constant": st.sampled_from([{"value": None}, {"value": 2.5}]),
 }
-HASHED, DENSE = {"table": "table", "pilots": "pilots"}, {"table": "dense"}
+HASHED, DENSE = {"table": "hashed"}, {"table": "dense"}
 ARRAYS = {
     **dict.fromkeys(("vocabulary", "statistic", "list_vocabulary", "list_slice"), HASHED),
     **dict.fromkeys(("dense_vocabulary", "dense_statistic"), DENSE),
@@ -63,7 +63,7 @@ WIDE = ("words", "list_vocabulary", "list_slice")
 def _tables() -> dict[str, Any]:
     keys = np.concatenate([int_keys(np.array(INTS[:6])), string_keys(TEXTS[:5])])
     hashed = hash_table(keys, np.arange(1, 12, dtype=np.int32), np.int32(2))
-    return {**hashed, "dense": np.arange(3, 8, dtype=np.int32), "edges": np.array([-1.0, 0.0, 0.5, 2.0])}
+    return {"hashed": hashed, "dense": np.arange(3, 8, dtype=np.int32), "edges": np.array([-1.0, 0.0, 0.5, 2.0])}
 
 
 def _chains(op: str) -> st.SearchStrategy[tuple[Any, ...]]:

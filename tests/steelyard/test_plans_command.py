@@ -83,8 +83,8 @@ def test_show_tells_what_a_plan_holds(steelyard: Steelyard, plan: Path) -> None:
     assert list(written)[:3] == ["user.key", "item.key", "pair.key"]
     assert written["pair.key"]["reads"] == ["user.key", "item.key"]
     # 30 words and the null; 200 items and the null; brands 100 to 159.
-    assert written["user.id"]["table"] == {"kind": "hash", "keys": 31, "slots": 35}
-    assert written["history.ids"]["table"] == {"kind": "hash", "keys": 201, "slots": 224}
+    assert written["user.id"]["table"] == {"kind": "hash", "keys": 31, "slots": 55}
+    assert written["history.ids"]["table"] == {"kind": "hash", "keys": 201, "slots": 340}
     assert written["brand.id"]["table"] == {"kind": "dense", "keys": 60, "slots": 60}
     assert written["brand.rate"]["table"]["kind"] == "dense"
     assert written["price.number"]["arithmetic"] == [
@@ -107,7 +107,7 @@ def test_show_tells_what_a_plan_holds(steelyard: Steelyard, plan: Path) -> None:
     }
     assert outputs["one"] == {"name": "one", "array": "continuous", "columns": [6, 6], "register": "one"}
     arrays = {each["name"]: each for each in about["arrays"]}
-    assert arrays["items_table"] == {"name": "items_table", "dtype": "uint64", "shape": [224, 2], "bytes": 3584}
+    assert arrays["items_table"] == {"name": "items_table", "dtype": "uint64", "shape": [68, 8], "bytes": 4352}
     assert about["bytes"] == sum(each["bytes"] for each in about["arrays"])
 
 
@@ -116,11 +116,11 @@ def test_show_prints_tables(steelyard: Steelyard, plan: Path) -> None:
     assert code == 0, err
     for line in (
         r"│ history +│ user +│ int64 list +│",
-        r"│ user.id +│ id +│ vocabulary +│ user.key +│ +│ hash, 31 keys in 35 slots +│",
+        r"│ user.id +│ id +│ vocabulary +│ user.key +│ +│ hash, 31 keys in 55 slots +│",
         r"│ age.log +│ number +│ numbers +│ age.days +│ in float64; missing becomes 0; log\(x \+ 1\) +│",
         r"│ categorical +│ +4–7 │ history +│ history.ids +│ +204 │ +│",
-        r"│ items_table +│ uint64 +│ 224 × 2 +│ +3,584 │",
-        r"│ in all +│ +│ +│ +5,326 │",
+        r"│ items_table +│ uint64 +│ 68 × 8 +│ +4,352 │",
+        r"│ in all +│ +│ +│ +6,264 │",
     ):
         assert re.search(line, out), out
 
