@@ -12,59 +12,49 @@ class EmbeddingTable(nn.Module):
 
     Args:
         cardinalities: ids of each slot, (C,); slot c owns as many rows of the table.
-        columns: for each slot, the first and the one past the last of its columns in `categorical`.
+        widths: columns of each slot in `categorical`, (C,), summing to S.
         embedding: width E of every vector.
         sparse: whether gradients hold only the rows of a batch, for tables too big for a full gradient.
     """
 
-    columns: Tensor
     offsets: Tensor
     padding: Tensor
     starts: Tensor
-    members: Tensor
+    together: Tensor
 
     def __init__(
-        self, cardinalities: Sequence[int], columns: Sequence[tuple[int, int]], embedding: int, *, sparse: bool = False
+        self, cardinalities: Sequence[int], widths: Sequence[int], embedding: int, *, sparse: bool = False
     ) -> None:
         super().__init__()
-        first_rows = torch.tensor([0, *cardinalities]).cumsum(0).tolist()
-        slots = sorted(zip(columns, first_rows, strict=False), key=lambda slot: slot[0][1] - slot[0][0] > 1)
-        widths = torch.tensor([stop - start for (start, stop), _ in slots])
-        order = [(column, row) for (start, stop), row in slots for column in range(start, stop)]
-        slot_of = torch.arange(len(slots)).repeat_interleave(widths)
+        first_rows = torch.tensor([0, *cardinalities]).cumsum(0)
+        columns = torch.tensor(widths)
+        slot_of = torch.arange(len(widths)).repeat_interleave(columns)
         self.sparse = sparse
-        self.outputs = len(slots) * embedding
-        self.lists = bool((widths > 1).any())
-        self.weight = nn.Parameter(torch.randn(first_rows[-1], embedding) * 0.05)
+        self.outputs = len(widths) * embedding
+        self.lists = max(widths) > 1
+        self.weight = nn.Parameter(torch.randn(int(first_rows[-1]), embedding) * 0.05)
         buffers = {
-            "columns": torch.tensor([column for column, _ in order]),
-            "offsets": torch.tensor([row for _, row in order], dtype=torch.int32),
-            "padding": torch.where(widths > 1, 0, -1)[slot_of].int(),  # a single slot's 0 is an id like any other
-            "starts": (widths.cumsum(0) - widths).int(),
-            "members": F.one_hot(slot_of, len(slots)).float(),  # (S, C)
+            "offsets": first_rows[slot_of].int(),
+            "padding": torch.where(columns > 1, 0, -1)[slot_of].int(),  # a single slot's 0 is an id like any other
+            "starts": (columns.cumsum(0) - columns).int(),
+            "together": (slot_of.unsqueeze(0) == slot_of.unsqueeze(1)).float(),  # (S, S), whether of one slot
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, categorical: Tensor) -> Tensor:
-        """Look up a batch.
-
-        Args:
-            categorical: ids (B, S).
-
-        Returns:
-            Vectors (B, C·E): first the single-valued slots, then the lists.
-        """
-        ids = categorical.index_select(1, self.columns)
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up ids (B, S) as vectors (B, C·E)."""
         rows = ids + self.offsets
         if not self.lists:
             return F.embedding(rows, self.weight, sparse=self.sparse).flatten(1)
         real = (ids > self.padding).to(self.weight.dtype)  # (B, S)
+        shares = real / real.mm(self.together).clamp_min(1.0)
         first = torch.arange(0, ids.numel(), ids.size(1), dtype=rows.dtype, device=ids.device)
         starts = first.unsqueeze(1) + self.starts  # (B, C)
-        sums = torch.embedding_bag(self.weight, rows.view(-1), starts.view(-1), False, 0, self.sparse, real.view(-1))[0]
-        sizes = real.mm(self.members).clamp_min(1.0)  # (B, C)
-        return (sums / sizes.view(-1, 1)).view(-1, self.outputs)
+        vectors = torch.embedding_bag(
+            self.weight, rows.view(-1), starts.view(-1), False, 0, self.sparse, shares.view(-1)
+        )[0]
+        return vectors.view(-1, self.outputs)
 
 
 class FusedEmbedding(nn.Module):
@@ -77,29 +67,33 @@ class FusedEmbedding(nn.Module):
         sparse: see `EmbeddingTable`.
     """
 
+    order: Tensor
+
     def __init__(
         self, cardinalities: Sequence[int], widths: Sequence[int], embeddings: Sequence[int], *, sparse: bool = False
     ) -> None:
         super().__init__()
-        stops = torch.tensor(widths, dtype=torch.long).cumsum(0).tolist()
-        columns = [(stop - width, stop) for stop, width in zip(stops, widths, strict=True)]
+        slot_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.long))
         self.outputs = sum(embeddings)
         self.tables = nn.ModuleList()
+        columns = []
         for embedding in sorted(set(embeddings)):
             slots = [i for i, e in enumerate(embeddings) if e == embedding]
-            table = EmbeddingTable(
-                [cardinalities[i] for i in slots], [columns[i] for i in slots], embedding, sparse=sparse
-            )
-            self.tables.append(table)
+            own = ([cardinalities[i] for i in slots], [widths[i] for i in slots])
+            self.tables.append(EmbeddingTable(*own, embedding, sparse=sparse))
+            columns.append(torch.isin(slot_of, torch.tensor(slots)).nonzero().flatten())
+        self.columns_of_tables = [len(own) for own in columns]
+        self.register_buffer("order", torch.cat(columns) if columns else torch.zeros(0).long(), persistent=False)
 
     def forward(self, categorical: Tensor) -> Tensor:
-        """Look up ids (B, S) as vectors (B, outputs)."""
+        """Look up ids (B, S) as vectors (B, outputs), table by table."""
         if len(self.tables) == 0:
             return torch.empty(categorical.size(0), 0, device=categorical.device)
-        vectors: list[Tensor] = []
-        for table in self.tables:
-            vectors.append(table(categorical))  # noqa: PERF401
-        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)
+        if len(self.tables) == 1:
+            vectors: Tensor = self.tables[0](categorical)
+            return vectors
+        ids = categorical.index_select(1, self.order).split(self.columns_of_tables, 1)
+        return torch.cat([table(ids[i]) for i, table in enumerate(self.tables)], 1)
 
 
 class BatchedLinear(nn.Module):

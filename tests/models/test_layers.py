@@ -6,7 +6,7 @@ from models.layers import BatchedLinear, BatchedMLP, Dropout, EmbeddingTable, Fu
 
 
 def test_each_slot_reads_its_own_rows_of_the_table() -> None:
-    table = EmbeddingTable([3, 5], [(0, 1), (1, 2)], 2)
+    table = EmbeddingTable([3, 5], [1, 1], 2)
     weight = table.weight.detach()
     vectors = table(torch.tensor([[2, 0], [1, 4]], dtype=torch.int32))
     expected = torch.stack([torch.cat([weight[2], weight[3]]), torch.cat([weight[1], weight[7]])])
@@ -14,15 +14,15 @@ def test_each_slot_reads_its_own_rows_of_the_table() -> None:
 
 
 def test_a_list_is_the_mean_of_its_real_ids_and_an_empty_one_is_zero() -> None:
-    table = EmbeddingTable([6, 4], [(0, 3), (3, 4)], 2)
+    table = EmbeddingTable([6, 4], [3, 1], 2)
     weight = table.weight.detach()
     vectors = table(torch.tensor([[5, 1, 0, 2], [0, 0, 0, 0]]))
-    torch.testing.assert_close(vectors[:, :2], weight[[8, 6]])  # single slots come first; their 0 is an id
-    torch.testing.assert_close(vectors[:, 2:], torch.stack([(weight[5] + weight[1]) / 2, torch.zeros(2)]))
+    torch.testing.assert_close(vectors[:, :2], torch.stack([(weight[5] + weight[1]) / 2, torch.zeros(2)]))
+    torch.testing.assert_close(vectors[:, 2:], weight[[8, 6]])  # a single slot's 0 is an id
 
 
 def test_padding_inside_a_list_does_not_count() -> None:
-    table = EmbeddingTable([6], [(0, 3)], 4)
+    table = EmbeddingTable([6], [3], 4)
     gaps = table(torch.tensor([[0, 5, 3]]))
     torch.testing.assert_close(gaps, table(torch.tensor([[3, 5, 0]])))
 
@@ -45,8 +45,8 @@ def test_a_ranker_without_slots_embeds_nothing() -> None:
 def test_sparse_gradients_hold_the_rows_of_the_batch_alone() -> None:
     ids = torch.tensor([[2, 0], [1, 4]])
     torch.manual_seed(0)
-    sparse = EmbeddingTable([3, 5], [(0, 1), (1, 2)], 2, sparse=True)
-    dense = EmbeddingTable([3, 5], [(0, 1), (1, 2)], 2)
+    sparse = EmbeddingTable([3, 5], [1, 1], 2, sparse=True)
+    dense = EmbeddingTable([3, 5], [1, 1], 2)
     dense.load_state_dict(sparse.state_dict())
     for table in (sparse, dense):
         table(ids).square().sum().backward()
