@@ -61,7 +61,7 @@ def train(
     batch_rows: int = 2048,
     epochs: int = 4,
     patience: int = 2,
-    lr: float = 1e-3,
+    lr: float = 3e-3,
     warmup: float = 0.05,
     weight_decay: float = 1e-4,
     embedding_decay: float = 1e-2,
