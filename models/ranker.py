@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from models.experts import MultiGateMixture
-from models.layers import BatchedLinear, BatchedMLP, Dropout, FusedEmbedding, LowRankCross, Standardize
+from models.layers import BatchedDot, BatchedMLP, Dropout, FusedEmbedding, LowRankCross, Standardize
 from models.objectives import ObjectiveChain, constant_logits
 
 
@@ -80,7 +80,7 @@ class Ranker(nn.Module):
         self.cross = LowRankCross(inputs, crosses, cross_rank)
         self.mixture = MultiGateMixture(inputs, experts, expert_widths, len(parents), dropout)
         self.towers = BatchedMLP(len(parents), self.mixture.outputs, tower_widths, dropout)
-        self.heads = BatchedLinear(len(parents), self.towers.outputs, 1)
+        self.heads = BatchedDot(len(parents), self.towers.outputs)
         with torch.no_grad():
             self.heads.bias.copy_(constant_logits(objective_kinds, rates).view(-1, 1, 1))
 
@@ -88,7 +88,7 @@ class Ranker(nn.Module):
         """Map ids (B, S) and features (B, D) to the logits of the objectives' own steps, (B, K)."""
         vectors = self.embedding_dropout(self.embedding(categorical))
         x = self.cross(torch.cat([vectors, self.standardize(continuous)], 1))
-        logits: Tensor = self.heads(self.towers(self.mixture(x))).squeeze(2).t()
+        logits: Tensor = self.heads(self.towers(self.mixture(x)))
         return logits
 
     def forward(self, categorical: Tensor, continuous: Tensor) -> Tensor:

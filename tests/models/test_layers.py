@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.layers import BatchedLinear, BatchedMLP, Dropout, EmbeddingTable, FusedEmbedding, LowRankCross, Standardize
+from models.layers import (
+    BatchedDot,
+    BatchedLinear,
+    BatchedMLP,
+    Dropout,
+    EmbeddingTable,
+    FusedEmbedding,
+    LowRankCross,
+    Standardize,
+)
 
 
 def test_each_slot_reads_its_own_rows_of_the_table() -> None:
@@ -62,6 +71,15 @@ def test_batched_linear_maps_are_independent_linear_maps() -> None:
     weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
     expected = [x[g].numpy() @ weight[g] + bias[g] for g in range(3)]
     np.testing.assert_allclose(layer(x).detach().numpy(), np.stack(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_batched_dot_products_are_independent() -> None:
+    layer = BatchedDot(3, 4)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(3, 5, 4)
+    weight, bias = layer.weight.detach().numpy()[:, 0], layer.bias.detach().numpy()[:, 0]
+    expected = [x[g].numpy() @ weight[g] + bias[g] for g in range(3)]
+    np.testing.assert_allclose(layer(x).detach().numpy(), np.stack(expected, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_a_perceptron_without_layers_passes_its_input() -> None:
