@@ -724,7 +724,20 @@ def _int64s(address, first, n):
 
 @_compiled
 def execute(
-    code, operands, registers, given_once, addresses, steps, constants32, constants64, categorical, continuous, span
+    code,
+    operands,
+    registers,
+    steps,
+    constants32,
+    constants64,
+    keys_held,
+    cells_held,
+    given_once,
+    addresses,
+    categorical,
+    continuous,
+    start,
+    stop,
 ):
     """Run a program over rows, a block after the other.
 
@@ -734,14 +747,17 @@ def execute(
         code: an instruction a row, int64 (instructions, FIELDS).
         operands: registers that instructions read, int64, each one's from FIRST on, COUNT of them.
         registers: bank and column of each register, int64 (registers, 2).
-        given_once: whether an input register has one row for all, bool (registers,).
-        addresses: where the inputs' data lie, int64.
         steps: kinds of arithmetic, int64 (steps,).
         constants32: two numbers a step, float32 (steps, 2).
         constants64: the same, float64.
+        keys_held: how many keys a row has that are not packed.
+        cells_held: how many ids and numbers a row has that are not packed.
+        given_once: whether an input register has one row for all, bool (registers,).
+        addresses: where the inputs' data lie, int64.
         categorical: int32 (B, S), written.
         continuous: float32 (B, D), written.
-        span: keys registers, cells registers, first row, and the row after the last, int64 (4,).
+        start: the first row.
+        stop: the row after the last.
     """
     once = given_once.copy()
     for line in code:
@@ -750,12 +766,12 @@ def execute(
             once[line[OUTPUT]] &= once[operand]
         if line[OP] == DIFFERENCE_LAG:  # the first row has none before it
             once[line[OUTPUT]] = False
-    keys = np.empty((span[0], BLOCK), np.uint64)
-    cells = np.empty((BLOCK, span[1]), np.int32)
+    keys = np.empty((keys_held, BLOCK), np.uint64)
+    cells = np.empty((BLOCK, cells_held), np.int32)
     work32, work64 = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float64)
     lines_at = np.empty(BLOCK, np.int64)
-    for begin in range(span[2], span[3], BLOCK):
-        rows = min(BLOCK, span[3] - begin)
+    for begin in range(start, stop, BLOCK):
+        rows = min(BLOCK, stop - begin)
         packed_ids = categorical[begin : begin + rows]
         packed_numbers = continuous[begin : begin + rows]
         for line in code:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ Packed = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 # Fewer rows than this are not worth a thread of their own.
 ROWS_A_THREAD = 16_384
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -80,26 +81,13 @@ class Plan:
         held, addresses, once = self._bound(columns, rows)
         categorical, continuous = _outputs((rows, program.width), (rows, len(self.continuous)), out)
         shares = 1 if rows < 2 * ROWS_A_THREAD else max(1, min(threads or _processors(), rows // ROWS_A_THREAD))
-        bounds = [rows * share // shares for share in range(shares + 1)]
-
-        def execute(share: int) -> None:
-            kernels.execute(
-                program.code,
-                program.operands,
-                program.registers,
-                once,
-                addresses,
-                program.steps,
-                *program.constants,
-                categorical,
-                continuous,
-                np.array([program.keys, program.cells, bounds[share], bounds[share + 1]]),
-            )
-
+        lines = program.code, program.operands, program.registers, program.steps, *program.constants
+        request = (*lines, program.keys, program.cells, once, addresses, categorical, continuous)
         if shares == 1:
-            execute(0)
+            kernels.execute(*request, 0, rows)
         else:
-            list(_threads(os.getpid()).map(execute, range(shares)))
+            bounds = [rows * share // shares for share in range(shares + 1)]
+            list(_threads(os.getpid()).map(partial(kernels.execute, *request), bounds[:-1], bounds[1:]))
         del held  # until here, so that the columns stay where they are
         return categorical, continuous
 
@@ -107,9 +95,9 @@ class Plan:
         """Return the arrays that carry a request, where their data lie, and which registers have one row for all."""
         program = self.program
         once = np.zeros(len(program.names), dtype=np.bool_)
-        arrays = _plain(self.inputs, columns) if program.plain else None
-        if program.plain and arrays and rows >= 0:
-            addresses = recognised(arrays, program.plain, rows, once)
+        if program.plain and rows >= 0:
+            arrays = _plain(program, columns)
+            addresses = None if arrays is None else recognised(arrays, program.plain, rows, once)
             if addresses is not None:
                 return arrays, addresses, once
         arrays, inputs_once = bound_columns(self.inputs, columns, rows, program.words)
@@ -121,21 +109,32 @@ def _outputs(ids: tuple[int, int], numbers: tuple[int, int], out: Packed | None)
     """Return arrays of the shapes to write to, those that were given if they fit."""
     if out is None:
         return np.empty(ids, dtype=np.int32), np.empty(numbers, dtype=np.float32)
-    for name, array, shape, dtype in zip(("categorical", "continuous"), out, (ids, numbers), ("i4", "f4"), strict=True):
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-            wanted = f"{name} {np.dtype(dtype)} {list(shape)}, contiguous"
-            raise ValueError(f"out must hold {wanted}; got {array.dtype} {list(array.shape)}")
-        if not array.flags.writeable:
-            raise ValueError(f"out must hold a {name} that can be written to; got a read-only array")
+    categorical, continuous = out
+    _check_output("categorical", categorical, ids, _INT32)
+    _check_output("continuous", continuous, numbers, _FLOAT32)
     return out
 
 
-def _plain(inputs: tuple[Input, ...], columns: Mapping[str, Any]) -> list[Any] | None:
+def _check_output(name: str, array: NDArray[Any], shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+    flags = array.flags
+    if array.shape != shape or array.dtype != dtype or not flags.c_contiguous:
+        wanted = f"{name} {dtype} {list(shape)}, contiguous"
+        raise ValueError(f"out must hold {wanted}; got {array.dtype} {list(array.shape)}")
+    if not flags.writeable:
+        raise ValueError(f"out must hold a {name} that can be written to; got a read-only array")
+
+
+def _plain(program: Program, columns: Mapping[str, Any]) -> Sequence[Any] | None:
     """Return the arrays of a request without lists, or None if a column is missing or strings are not `Strings`."""
+    try:
+        given = program.columns(columns)
+    except KeyError:
+        return None
+    if not program.texts:
+        return given
     arrays: list[Any] = []
-    for given in inputs:
-        values = columns.get(given.name)
-        if given.dtype != "string":
+    for place, values in enumerate(given):
+        if place not in program.texts:
             arrays.append(values)
         elif type(values) is Strings:
             arrays += (values.data, values.starts, values.ends)

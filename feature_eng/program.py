@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -209,8 +210,9 @@ OPERATIONS: dict[str, Operation] = {
 class Program:
     """A plan in the form that `kernels.execute` takes; `names` are its registers in order, `width` the layout's S.
 
-    `arrays` are those whose addresses `code` holds, kept alive as long as it is. `plain` is what most requests' arrays
-    are like, None where there are lists or words.
+    `arrays` are those whose addresses `code` holds, kept alive as long as it is. `columns` takes every input from a
+    request, in order, of which those at the places `texts` are strings. `plain` is what most requests' arrays are like,
+    None where there are lists or words.
     """
 
     names: tuple[str, ...]
@@ -225,6 +227,8 @@ class Program:
     width: int
     words: frozenset[str]
     arrays: tuple[Array, ...]
+    columns: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    texts: frozenset[int]
     plain: Expected | None
 
 
@@ -241,6 +245,13 @@ def _plain(inputs: Sequence[Input], words: Container[str]) -> Expected | None:
             dtypes.append(np.dtype(given.dtype))
             rows_of.append(index)
     return expected(dtypes, rows_of)
+
+
+def _all_of(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes the values of all names from a mapping; with two names or more, in one step of Python's."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda columns: tuple(columns[name] for name in names)
 
 
 def addresses_of(given: Input, words: Container[str]) -> int:
@@ -371,8 +382,10 @@ def assemble(
         cells=out.used[kernels.CELLS],
         width=layout.categorical_width,
         words=words,
-        plain=_plain(inputs, words),
         arrays=tuple(arrays.values()),
+        columns=_all_of([given.name for given in inputs]),
+        texts=frozenset(place for place, given in enumerate(inputs) if given.dtype == "string"),
+        plain=_plain(inputs, words),
     )
 
 
