@@ -125,7 +125,7 @@ def _check_output(name: str, array: NDArray[Any], shape: tuple[int, int], dtype:
 
 
 def _plain(program: Program, columns: Mapping[str, Any]) -> Sequence[Any] | None:
-    """Return the arrays of a request without lists, or None if a column is missing or strings are not `Strings`."""
+    """Return the arrays of a request without lists, or None if a column is missing or strings are no `Strings`."""
     try:
         given = program.columns(columns)
     except KeyError:
@@ -136,7 +136,7 @@ def _plain(program: Program, columns: Mapping[str, Any]) -> Sequence[Any] | None
     for place, values in enumerate(given):
         if place not in program.texts:
             arrays.append(values)
-        elif type(values) is Strings:
+        elif isinstance(values, Strings):
             arrays += (values.data, values.starts, values.ends)
         else:
             return None

@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 
 from feature_eng.digests import file_sha256
 from feature_eng.inputs import NULL_INT, Input
-from feature_eng.keys import int_keys
+from feature_eng.keys import int_keys, string_keys
 from feature_eng.layout import Layout, Slot
 from feature_eng.plan import ROWS_A_THREAD, Plan
 from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.program import Instruction, PlanError
+from feature_eng.strings import Strings, encoded, from_wire
 from feature_eng.tables import hash_table
 
 
@@ -403,3 +405,35 @@ def test_a_big_table_is_read_without_staying_in_the_process_s_memory(tmp_path: P
     plan = load_plan(tmp_path / "plan")
     assert plan.arrays["keys"].nbytes == 2**26
     assert process.memory_info().rss - before < 2**24
+
+
+def wired(texts: list[str]) -> Strings:
+    data = b"".join(len(text).to_bytes(4, "little") + text.encode() for text in texts)
+    return from_wire("user", np.frombuffer(data, np.uint8), len(texts))
+
+
+def checked(texts: list[str]) -> Strings:
+    made = encoded(texts)
+    return Strings(made.data, made.starts, made.ends)
+
+
+@pytest.mark.parametrize("made", [encoded, wired, checked])
+def test_strings_are_taken_from_where_they_lie(
+    made: Callable[[list[str]], Strings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(
+        fingerprint="abc",
+        inputs=(Input("user", "user", "string"), Input("age", "user", "int64")),
+        instructions=(
+            Instruction("string_keys", ("user",), "user.key"),
+            Instruction("vocabulary", ("user.key",), "user.id", arrays={"table": "table"}),
+            Instruction("is_null", ("age",), "age.null"),
+        ),
+        layout=Layout((Slot("user", 6), Slot("age", 2)), ()),
+        categorical=("user.id", "age.null"),
+        continuous=(),
+        arrays={"table": hash_table(string_keys(["ann", "bob"]), np.array([4, 5], np.int32), np.int32(2))},
+    )
+    monkeypatch.setattr("feature_eng.plan.bound_columns", None)  # which looks at each column, at some length
+    ids, _ = plan.run({"age": np.array([3]), "user": made(["bob", "", "ann"])}, 3)
+    assert ids.tolist() == [[5, 0], [2, 0], [4, 0]]
