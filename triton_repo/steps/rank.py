@@ -28,7 +28,7 @@ class TritonPythonModel:
         on_gpu = args["model_instance_kind"] == "GPU"
         self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
         self.names = ("categorical", "continuous")
-        self.ranker = torch.jit.load(io.BytesIO(data), map_location=self.device)
+        self.predict = torch.jit.load(io.BytesIO(data), map_location=self.device).forward
         gc.freeze()  # what is loaded stays: no request waits until it has been searched for garbage
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -39,7 +39,7 @@ class TritonPythonModel:
         ]
         packed = inputs[0] if len(inputs) == 1 else map(torch.cat, zip(*inputs, strict=True))
         with torch.inference_mode():
-            predictions = self.ranker(*(tensor.to(self.device) for tensor in packed)).cpu().numpy()
+            predictions = self.predict(*[tensor.to(self.device) for tensor in packed]).cpu().numpy()
         answers, start = [], 0
         for categorical, _ in inputs:
             stop = start + len(categorical)
