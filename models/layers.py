@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class EmbeddingTable(nn.Module):
-    """One table for the slots that share an embedding width; lists are averaged over their non-zero ids.
+    """One table for the slots that share an embedding width; the vectors of a list's non-zero ids are summed.
 
     Args:
         cardinalities: ids of each slot, (C,); slot c owns as many rows of the table.
@@ -20,7 +20,6 @@ class EmbeddingTable(nn.Module):
     offsets: Tensor
     padding: Tensor
     starts: Tensor
-    together: Tensor
 
     def __init__(
         self, cardinalities: Sequence[int], widths: Sequence[int], embedding: int, *, sparse: bool = False
@@ -32,12 +31,13 @@ class EmbeddingTable(nn.Module):
         self.sparse = sparse
         self.outputs = len(widths) * embedding
         self.lists = max(widths) > 1
-        self.weight = nn.Parameter(torch.randn(int(first_rows[-1]), embedding) * 0.05)
+        vectors = torch.randn(int(first_rows[-1]), embedding) * 0.05
+        vectors[first_rows[:-1][columns > 1]] = 0.0  # what fills a list up adds nothing, and never learns
+        self.weight = nn.Parameter(vectors)
         buffers = {
             "offsets": first_rows[slot_of].int(),
             "padding": torch.where(columns > 1, 0, -1)[slot_of].int(),  # a single slot's 0 is an id like any other
             "starts": (columns.cumsum(0) - columns).int(),
-            "together": (slot_of.unsqueeze(0) == slot_of.unsqueeze(1)).float(),  # (S, S), whether of one slot
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -47,13 +47,12 @@ class EmbeddingTable(nn.Module):
         rows = ids + self.offsets
         if not self.lists:
             return F.embedding(rows, self.weight, sparse=self.sparse).flatten(1)
-        real = (ids > self.padding).to(self.weight.dtype)  # (B, S)
-        shares = real / real.mm(self.together).clamp_min(1.0)
         first = torch.arange(0, ids.numel(), ids.size(1), dtype=rows.dtype, device=ids.device)
         starts = first.unsqueeze(1) + self.starts  # (B, C)
-        vectors = torch.embedding_bag(
-            self.weight, rows.view(-1), starts.view(-1), False, 0, self.sparse, shares.view(-1)
-        )[0]
+        counted: Tensor | None = None
+        if self.training:
+            counted = (ids > self.padding).to(self.weight.dtype).view(-1)
+        vectors = torch.embedding_bag(self.weight, rows.view(-1), starts.view(-1), False, 0, self.sparse, counted)[0]
         return vectors.view(-1, self.outputs)
 
 
@@ -221,15 +220,16 @@ class Standardize(nn.Module):
         limit: largest magnitude that passes; an outlier cannot drown the rest.
     """
 
-    means: Tensor
-    scales: Tensor
+    factors: Tensor
+    shifts: Tensor
 
     def __init__(self, means: Sequence[float], scales: Sequence[float], limit: float = 10.0) -> None:
         super().__init__()
         self.limit = limit
-        self.register_buffer("means", torch.tensor(means, dtype=torch.float32), persistent=False)
-        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float32), persistent=False)
+        factors = 1 / torch.tensor(scales, dtype=torch.float64)
+        self.register_buffer("factors", factors.float(), persistent=False)
+        self.register_buffer("shifts", (-factors * torch.tensor(means)).float(), persistent=False)
 
     def forward(self, continuous: Tensor) -> Tensor:
         """Map (B, D) to (B, D)."""
-        return ((continuous - self.means) / self.scales).clamp(-self.limit, self.limit)
+        return torch.addcmul(self.shifts, continuous, self.factors).clamp(-self.limit, self.limit)

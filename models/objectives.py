@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 KINDS = ("binary", "value")
-# Predicted values stay within e^±20 of a currency unit, so that no exponential overflows.
+# Expected values stay below e^20 of a currency unit, so that no exponential overflows.
 LOG_VALUE_LIMIT = 20.0
 
 
@@ -66,26 +66,33 @@ class ObjectiveChain(nn.Module):
     """
 
     is_value: Tensor
-    ancestors: Tensor
+    least: Tensor
+    chains: Tensor
 
     def __init__(self, kinds: Sequence[str], parents: Sequence[int]) -> None:
         super().__init__()
         check_objectives(kinds, parents)
         chains = [_chain(objective, parents) for objective in range(len(kinds))]
-        ancestors = torch.zeros(len(kinds), len(kinds))
+        negative = torch.zeros(len(kinds), len(kinds))
         for objective, chain in enumerate(chains):
-            ancestors[objective, chain] = 1.0
-        self.limit = LOG_VALUE_LIMIT
+            negative[chain, objective] = -1.0
         self.parents = list(parents)
         self.ancestors_first = sorted(range(len(kinds)), key=lambda objective: len(chains[objective]))
-        self.register_buffer("is_value", torch.tensor([kind == "value" for kind in kinds]), persistent=False)
-        self.register_buffer("ancestors", ancestors, persistent=False)
+        is_value = torch.tensor([kind == "value" for kind in kinds])
+        self.register_buffer("is_value", is_value, persistent=False)
+        self.register_buffer("least", torch.where(is_value, -LOG_VALUE_LIMIT, 0.0), persistent=False)
+        self.register_buffer("chains", negative, persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Map logits (B, K) to expected values (B, K): probabilities, or units of the value."""
-        logits = logits.float()
-        steps = torch.where(self.is_value, logits.clamp(-self.limit, self.limit), F.logsigmoid(logits))
-        return steps.mm(self.ancestors.t()).exp()
+        return self.negative_steps(logits).mm(self.chains).exp()
+
+    def negative_steps(self, logits: Tensor) -> Tensor:
+        """Return -log p(k | parent) or -log E[v_k | parent] of logits (B, K), by one formula for both.
+
+        log(e^-x + 1) is -log sigmoid(x), and log(e^-x + e^-20) is -x as long as x is well below 20.
+        """
+        return torch.logaddexp(-logits, self.least)
 
     def loss_sums(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return each objective's loss summed over the rows that count for it, and how many they are.
@@ -99,7 +106,8 @@ class ObjectiveChain(nn.Module):
         """
         observed = ~labels.isnan()
         labels = labels.nan_to_num()
-        steps, misses = F.logsigmoid(logits.float()), F.logsigmoid(-logits.float())
+        logits = logits.float()
+        steps, misses = -self.negative_steps(logits), F.logsigmoid(-logits)
         log_p: dict[int, Tensor] = {}
         log_not: dict[int, Tensor] = {}
         sums, counts = [logits.new_zeros(())] * len(self.parents), [logits.new_zeros(())] * len(self.parents)
@@ -108,7 +116,7 @@ class ObjectiveChain(nn.Module):
             if self.is_value[k]:
                 if parent >= 0:
                     counted = counted & (labels[:, parent] == 1)
-                loss = gamma_loss(logits[:, k].float(), label)
+                loss = gamma_loss(steps[:, k], label)
             else:
                 log_p[k], log_not[k] = steps[:, k], misses[:, k]
                 if parent >= 0:
@@ -122,7 +130,7 @@ class ObjectiveChain(nn.Module):
 
 def gamma_loss(log_mean: Tensor, value: Tensor) -> Tensor:
     """Return the gamma quasi-likelihood loss v·e^-m + m of values (B,) at log means m (B,)."""
-    log_mean = log_mean.clamp(-LOG_VALUE_LIMIT, LOG_VALUE_LIMIT)
+    log_mean = log_mean.clamp_min(-LOG_VALUE_LIMIT)
     return value * torch.exp(-log_mean) + log_mean
 
 

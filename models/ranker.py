@@ -59,7 +59,7 @@ class Ranker(nn.Module):
         cross_rank: int = 16,
         experts: int = 4,
         expert_widths: Sequence[int] = (32,),
-        tower_widths: Sequence[int] = (32,),
+        tower_widths: Sequence[int] = (),
         dropout: float = 0.1,
         continuous_means: Sequence[float] | None = None,
         continuous_scales: Sequence[float] | None = None,

@@ -22,12 +22,23 @@ def test_each_slot_reads_its_own_rows_of_the_table() -> None:
     torch.testing.assert_close(vectors, expected)
 
 
-def test_a_list_is_the_mean_of_its_real_ids_and_an_empty_one_is_zero() -> None:
+def test_a_list_is_the_sum_of_its_real_ids_and_an_empty_one_is_zero() -> None:
     table = EmbeddingTable([6, 4], [3, 1], 2)
     weight = table.weight.detach()
     vectors = table(torch.tensor([[5, 1, 0, 2], [0, 0, 0, 0]]))
-    torch.testing.assert_close(vectors[:, :2], torch.stack([(weight[5] + weight[1]) / 2, torch.zeros(2)]))
+    torch.testing.assert_close(vectors[:, :2], torch.stack([weight[5] + weight[1], torch.zeros(2)]))
     torch.testing.assert_close(vectors[:, 2:], weight[[8, 6]])  # a single slot's 0 is an id
+
+
+def test_the_vector_that_fills_lists_up_stays_zero_in_training() -> None:
+    table = EmbeddingTable([6, 4], [3, 1], 2)
+    optimizer = torch.optim.AdamW(table.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (table(torch.tensor([[5, 0, 0, 0]])) - 1).square().sum().backward()
+        optimizer.step()
+    assert torch.equal(table.weight[0], torch.zeros(2))
+    assert not torch.equal(table.weight[6], torch.zeros(2))  # the single slot's 0
 
 
 def test_padding_inside_a_list_does_not_count() -> None:
