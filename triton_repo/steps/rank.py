@@ -25,10 +25,11 @@ class TritonPythonModel:
         if digest != settings["sha256"]:
             raise ValueError(f"{path} must have checksum {settings['sha256']}; got {digest}")
         torch.set_num_threads(settings["threads"])
-        on_gpu = args["model_instance_kind"] == "GPU"
-        self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
+        self.on_gpu = args["model_instance_kind"] == "GPU"
+        self.device = torch.device(f"cuda:{args['model_instance_device_id']}" if self.on_gpu else "cpu")
         self.names = ("categorical", "continuous")
-        self.predict = torch.jit.load(io.BytesIO(data), map_location=self.device).forward
+        self.ranker = torch.jit.load(io.BytesIO(data), map_location=self.device).forward
+        self.inference = torch.inference_mode()
         gc.freeze()  # what is loaded stays: no request waits until it has been searched for garbage
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -38,11 +39,16 @@ class TritonPythonModel:
             for request in requests
         ]
         packed = inputs[0] if len(inputs) == 1 else map(torch.cat, zip(*inputs, strict=True))
-        with torch.inference_mode():
-            predictions = self.predict(*[tensor.to(self.device) for tensor in packed]).cpu().numpy()
+        predictions = self._predict(*packed)
         answers, start = [], 0
         for categorical, _ in inputs:
             stop = start + len(categorical)
             answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("predictions", predictions[start:stop])]))
             start = stop
         return answers
+
+    def _predict(self, categorical: torch.Tensor, continuous: torch.Tensor) -> Any:
+        with self.inference:
+            if self.on_gpu:
+                return self.ranker(categorical.to(self.device), continuous.to(self.device)).cpu().numpy()
+            return self.ranker(categorical, continuous).numpy()
