@@ -152,15 +152,17 @@ def candidate_count(inputs: Sequence[Input], columns: Mapping[str, Any], most: i
         ValueError: naming the tensor: two item columns differ in length, N is 0 or above `most`, or a user or context
             column is not for one row.
     """
-    counted = {i.tensors[-1]: len(columns[i.tensors[-1]]) - i.is_list for i in inputs if i.role == "item"}
-    first, rows = next(iter(counted.items()), ("the request", 1))
-    for name, count in counted.items():
-        if count != rows:
+    first, rows = None, 1
+    for given in inputs:
+        name = given.tensors[-1]
+        count = len(columns[name]) - given.is_list
+        if given.role != "item":
+            if count != 1:
+                raise ValueError(f"{name} must be of one row, since it is a {given.role} column; got {count}")
+        elif first is None:
+            first, rows = name, count
+        elif count != rows:
             raise ValueError(f"{name} must be of {rows} candidates, as {first} is; got {count}")
-    if not 1 <= rows <= most:
+    if first is not None and not 1 <= rows <= most:
         raise ValueError(f"{first} must be of 1 to {most} candidates; got {rows}")
-    for one in (i for i in inputs if i.role != "item"):
-        count = len(columns[one.tensors[-1]]) - one.is_list
-        if count != 1:
-            raise ValueError(f"{one.tensors[-1]} must be of one row, since it is a {one.role} column; got {count}")
     return rows

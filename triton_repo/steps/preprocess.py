@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from numpy.typing import NDArray
 
 from feature_eng.columns import candidate_count
 from feature_eng.digests import file_sha256
 from feature_eng.plan_files import load_plan
-from feature_eng.strings import Strings, from_wire
+from feature_eng.strings import from_wire
 from models.blending import check_weights
 
 
@@ -55,7 +54,7 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outputs.items()])
 
     def _features(self, request: Any) -> dict[str, Any]:
-        columns: dict[str, Any] = {tensor.name(): _column(tensor) for tensor in request.inputs()}
+        columns = _columns(request)
         given = columns.get("objective_weights")
         weights = self.default_weights if given is None else check_weights(given, self.names)
         rows = candidate_count(self.plan.inputs, columns, self.max_candidates)
@@ -63,9 +62,12 @@ class TritonPythonModel:
         return {"categorical": categorical, "continuous": continuous, "weights": np.full((rows, len(weights)), weights)}
 
 
-def _column(tensor: Any) -> NDArray[Any] | Strings:
-    """Return a tensor's values, strings where their bytes lie."""
-    values: NDArray[Any] = tensor.as_numpy()
-    if not isinstance(values, _Wire):
-        return values
-    return from_wire(tensor.name(), values.view(np.ndarray), tensor.shape()[0])
+def _columns(request: Any) -> dict[str, Any]:
+    """Return the tensors' values by name, strings where their bytes lie."""
+    columns: dict[str, Any] = {}
+    for tensor in request.inputs():
+        name, values = tensor.name(), tensor.as_numpy()
+        if type(values) is _Wire:
+            values = from_wire(name, values.view(np.ndarray), tensor.shape()[0])
+        columns[name] = values
+    return columns
