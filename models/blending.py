@@ -34,15 +34,13 @@ def blend(predictions: NDArray[Any], weights: NDArray[Any], kind: Literal["linea
     Raises:
         ValueError: there is not one weight a prediction, or `kind` is neither.
     """
-    columns = np.asarray(predictions, dtype=np.float32).T  # K sums over rows are faster than B sums of K
-    if weights.shape not in (columns.shape[:1], predictions.shape):
+    if weights.shape not in (predictions.shape[1:], predictions.shape):
         shapes = f"{list(weights.shape)} for {list(predictions.shape)}"
         raise ValueError(f"weights must have shape [K] or [B, K], like predictions; got {shapes}")
-    factors = np.asarray(weights, dtype=np.float32).T
     if kind == "linear":
-        return _weighed(columns, factors)
+        return _weighed(predictions, weights)
     if kind == "geometric":
-        logs = _weighed(np.log(np.maximum(columns, np.float32(SMALLEST))), factors)
+        logs = _weighed(np.log(np.maximum(predictions, SMALLEST, dtype=np.float32)), weights)
         scores: Float32Array = np.exp(np.clip(logs, -LARGEST_LOG, LARGEST_LOG))
         return scores
     raise ValueError(f"kind must be linear or geometric; got {kind}")
@@ -85,9 +83,8 @@ def weights_from(names: Sequence[str], given: Mapping[str, float]) -> Float32Arr
     return check_weights(np.array([given.get(name, 0.0) for name in names], dtype=np.float64), names)
 
 
-def _weighed(columns: Float32Array, factors: Float32Array) -> Float32Array:
-    """Return Σ_k of columns (K, B) times factors (K,) or (K, B), added in the same order for both."""
-    total: Float32Array = columns[0] * factors[0]
-    for column, factor in zip(columns[1:], factors[1:], strict=True):
-        total += column * factor
+def _weighed(columns: NDArray[Any], factors: NDArray[Any]) -> Float32Array:
+    """Return Σ_k of columns (B, K) times factors (K,) or (B, K), added in the same order for both."""
+    contiguous = (np.ascontiguousarray(array, dtype=np.float32) for array in (columns, factors))
+    total: Float32Array = np.einsum("bk,k->b" if factors.ndim == 1 else "bk,bk->b", *contiguous)
     return total
