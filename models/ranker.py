@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.experts import MultiGateMixture
+from models.experts import MultiGateMixture, SharedBottom
 from models.layers import BatchedDot, BatchedMLP, Dropout, FusedEmbedding, LowRankCross, Standardize
 from models.objectives import ObjectiveChain, constant_logits
 
 
 class Ranker(nn.Module):
-    """Fused embedding → feature crosses → mixture of experts → one tower per objective → chained predictions.
+    """Fused embedding → feature crosses → shared bottom or experts → a tower per objective → chained predictions.
 
     Args:
         cardinalities: ids of each categorical slot, (C,).
@@ -31,7 +31,7 @@ class Ranker(nn.Module):
         embedding_dropout: share of embedded features dropped in training, in [0, 1).
         crosses: number of cross layers; 0 leaves them out.
         cross_rank: rank of a cross layer's matrix.
-        experts: number of experts E.
+        experts: number of experts E; 1 is a bottom that all objectives share.
         expert_widths: widths of an expert's layers.
         tower_widths: widths of a tower's hidden layers.
         dropout: share of hidden units dropped in training, in [0, 1).
@@ -57,8 +57,8 @@ class Ranker(nn.Module):
         embedding_dropout: float = 0.1,
         crosses: int = 1,
         cross_rank: int = 16,
-        experts: int = 4,
-        expert_widths: Sequence[int] = (32,),
+        experts: int = 1,
+        expert_widths: Sequence[int] = (64,),
         tower_widths: Sequence[int] = (),
         dropout: float = 0.1,
         continuous_means: Sequence[float] | None = None,
@@ -78,8 +78,12 @@ class Ranker(nn.Module):
         self.embedding_dropout = Dropout(embedding_dropout)
         inputs = self.embedding.outputs + continuous
         self.cross = LowRankCross(inputs, crosses, cross_rank)
-        self.mixture = MultiGateMixture(inputs, experts, expert_widths, len(parents), dropout)
-        self.towers = BatchedMLP(len(parents), self.mixture.outputs, tower_widths, dropout)
+        self.shared = (
+            SharedBottom(inputs, expert_widths, len(parents), dropout)
+            if experts == 1
+            else MultiGateMixture(inputs, experts, expert_widths, len(parents), dropout)
+        )
+        self.towers = BatchedMLP(len(parents), self.shared.outputs, tower_widths, dropout)
         self.heads = BatchedDot(len(parents), self.towers.outputs)
         with torch.no_grad():
             self.heads.bias.copy_(constant_logits(objective_kinds, rates).view(-1, 1, 1))
@@ -88,7 +92,7 @@ class Ranker(nn.Module):
         """Map ids (B, S) and features (B, D) to the logits of the objectives' own steps, (B, K)."""
         vectors = self.embedding_dropout(self.embedding(categorical))
         x = self.cross(torch.cat([vectors, self.standardize(continuous)], 1))
-        logits: Tensor = self.heads(self.towers(self.mixture(x)))
+        logits: Tensor = self.heads(self.towers(self.shared(x)))
         return logits
 
     def forward(self, categorical: Tensor, continuous: Tensor) -> Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.experts import MultiGateMixture
+from models.experts import MultiGateMixture, SharedBottom
 
 
 def test_each_objective_reads_its_own_mixture_of_the_experts() -> None:
@@ -30,7 +30,21 @@ def test_experts_of_one_layer_need_no_batched_matmul() -> None:
     assert mixture(torch.randn(6, 5)).shape == (2, 6, 4)
 
 
-def test_a_mixture_of_nothing_is_refused():
+def test_all_objectives_read_the_same_bottom() -> None:
+    bottom = SharedBottom(5, (4, 2), objectives=3)
+    x = torch.randn(6, 5)
+    w1, b1, w2, b2 = (parameter.detach().numpy() for parameter in bottom.parameters())
+    expected = np.maximum(np.maximum(x.numpy() @ w1.T + b1, 0) @ w2.T + b2, 0)
+    assert bottom.outputs == 2
+    np.testing.assert_allclose(bottom(x).detach().numpy(), np.stack([expected] * 3), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bottom_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="expert_widths must name at least one layer; got none"):
+        SharedBottom(3, [], 2)
+
+
+def test_a_mixture_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="experts must be at least 1; got 0"):
         MultiGateMixture(3, 0, [4], 2)
     with pytest.raises(ValueError, match="expert_widths must name at least one layer; got none"):

@@ -24,7 +24,8 @@ assert not any(name.split(".")[0] in ("models", "feature_eng", "steelyard") for 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
-    "no crosses, one expert layer, no tower": {"crosses": 0, "expert_widths": (16,), "tower_widths": ()},
+    "no crosses, one expert layer, no tower": {"crosses": 0, "experts": 3, "expert_widths": (16,), "tower_widths": ()},
+    "experts and towers": {"crosses": 2, "experts": 4, "expert_widths": (64, 32), "tower_widths": (32,)},
     "own widths": {"slot_embeddings": (None, 5, None, 24)},
     "statistics": {"continuous_means": (1.0, -2.0, 3.0), "continuous_scales": (0.5, 2.0, 4.0)},
 }
