@@ -23,8 +23,8 @@ Int64Array = NDArray[np.int64]
 class Expected:
     """What n arrays must be to be taken as they are.
 
-    `dtypes` are the dtype objects' addresses, int64 (n,); `sizes` the bytes of an element, int64 (n,); `inputs` the
-    input that each array gives one value a row of, or -1 where it has any length, int64 (n,).
+    `dtypes` are the dtype objects' addresses, int64 (n,); `sizes` the bytes of an element, int64 (n,); `inputs` what
+    each array's length is, as `kernels.read_arrays` says, int64 (n,).
     """
 
     dtypes: Int64Array
@@ -42,7 +42,7 @@ def expected(dtypes: Sequence[np.dtype[Any]], inputs: Sequence[int]) -> Expected
 
 
 def recognised(arrays: Sequence[Any], wanted: Expected, rows: int, once: NDArray[np.bool_]) -> Int64Array | None:
-    """Return where arrays' data lie, int64 (n,), or None if one is not as it must be: contiguous, of B values or one.
+    """Return where arrays' data lie, int64 (n,), or None if one is not as it must be.
 
     Args:
         arrays: n objects of any type.

@@ -38,19 +38,12 @@ def bound_columns(
         raise ValueError(f"rows must be at least 0; got {rows}")
     arrays: list[Array] = []
     once: list[bool] = []
-    shapes = ((rows,), (1,))
     try:
         for given in inputs:
-            values = columns[given.tensors[0]]
-            # What a request mostly holds, and needs nothing done to it, is recognised first.
-            if type(values) is np.ndarray and values.dtype is given.plain_dtype and values.shape in shapes:
-                arrays.append(values if values.flags.c_contiguous else np.ascontiguousarray(values))
-                once.append(len(values) == 1)
-            else:
-                offsets = columns[given.tensors[1]] if given.is_list else None
-                carried, one = _carried(given, values, offsets, rows, given.name in words)
-                arrays += carried
-                once.append(one)
+            offsets = columns[given.tensors[1]] if given.is_list else None
+            carried, one = _carried(given, columns[given.tensors[0]], offsets, rows, given.name in words)
+            arrays += carried
+            once.append(one)
     except KeyError:
         missing = [name for i in inputs for name in i.tensors if name not in columns]
         raise ValueError(f"columns must hold {', '.join(missing)}; got {', '.join(columns) or 'none'}") from None

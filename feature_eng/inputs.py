@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 Role = Literal["user", "item", "context"]
 Dtype = Literal["int64", "string", "float32", "float64"]
@@ -31,8 +29,3 @@ class Input:
     def tensors(self) -> tuple[str, ...]:
         """Names of the arrays that carry the column."""
         return (f"{self.name}__values", f"{self.name}__offsets") if self.is_list else (self.name,)
-
-    @cached_property
-    def plain_dtype(self) -> np.dtype[Any] | None:
-        """The dtype of the one array that carries the column, None for strings and lists."""
-        return None if self.is_list or self.dtype == "string" else np.dtype(self.dtype)

@@ -150,6 +150,9 @@ def words_at(addresses, words):
         words[i] = np.int64(_word(addresses[i]))
 
 
+ANY_LENGTH, OFFSETS = -1, -2
+
+
 @_compiled
 def read_arrays(objects, offset, kind, dtypes, sizes, inputs, rows, once):
     """Put the addresses of arrays' data in the place of their objects', and tell inputs that have one row.
@@ -161,28 +164,50 @@ def read_arrays(objects, offset, kind, dtypes, sizes, inputs, rows, once):
         kind: address of the type of arrays.
         dtypes: address of each array's dtype, int64 (n,).
         sizes: bytes of each array's elements, int64 (n,).
-        inputs: the input of which an array has a value a row, -1 if it has any number, int64 (n,).
+        inputs: the input of which an array has a value a row; ANY_LENGTH if it has any number; OFFSETS minus the input
+            of which it says where each row's values begin in the array before; int64 (n,).
         rows: B.
         once: bool, written.
 
     Returns:
-        Whether each object is an array, contiguous, of its dtype, and has B values or one.
+        Whether each object is an array, contiguous, of its dtype, and has B values or one, or offsets of as many rows
+        that rise from 0 to the values' number.
     """
+    length = np.int64(0)
     for i in range(len(objects)):
         at = objects[i] + offset
         if np.int64(_word(at - 8)) != kind or np.int64(_word(at + 8)) & 0xFFFFFFFF != 1:
             return False
         if np.int64(_word(at + 40)) != dtypes[i]:
             return False
-        length, stride = np.int64(_word(np.int64(_word(at + 16)))), np.int64(_word(np.int64(_word(at + 24))))
-        if length > 1 and stride != sizes[i]:
+        values, length = length, np.int64(_word(np.int64(_word(at + 16))))
+        if length > 1 and np.int64(_word(np.int64(_word(at + 24)))) != sizes[i]:
             return False
+        data = np.int64(_word(at))
         if inputs[i] >= 0:
             if length != rows and length != 1:
                 return False
             once[inputs[i]] = length == 1
-        objects[i] = np.int64(_word(at))
+        elif inputs[i] <= OFFSETS:
+            if (length != rows + 1 and length != 2) or not _rises(data, length, values):
+                return False
+            once[OFFSETS - inputs[i]] = length == 2
+        objects[i] = data
     return True
+
+
+@njit
+def _rises(address, count, last):
+    """Return whether int64 numbers rise from 0 to `last`."""
+    before = np.int64(_word(address))
+    if before != 0:
+        return False
+    for i in range(1, count):
+        number = np.int64(_word(address + 8 * i))
+        if number < before:
+            return False
+        before = number
+    return before == last
 
 
 # ── Keys: MurmurHash64A ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from feature_eng.columns import bound_columns
 from feature_eng.inputs import Input
 from feature_eng.layout import Layout
 from feature_eng.program import Instruction, Program, assemble
-from feature_eng.strings import Strings
+from feature_eng.strings import Strings, with_plain_words
 
 Packed = tuple[NDArray[np.int32], NDArray[np.float32]]
 
@@ -95,7 +95,7 @@ class Plan:
         """Return the arrays that carry a request, where their data lie, and which registers have one row for all."""
         program = self.program
         once = np.zeros(len(program.names), dtype=np.bool_)
-        if program.plain and rows >= 0:
+        if rows >= 0:
             arrays = _plain(program, columns)
             addresses = None if arrays is None else recognised(arrays, program.plain, rows, once)
             if addresses is not None:
@@ -125,7 +125,7 @@ def _check_output(name: str, array: NDArray[Any], shape: tuple[int, int], dtype:
 
 
 def _plain(program: Program, columns: Mapping[str, Any]) -> Sequence[Any] | None:
-    """Return the arrays of a request without lists, or None if a column is missing or strings are no `Strings`."""
+    """Return the arrays that carry a request, or None if a tensor is missing or strings are no `Strings`."""
     try:
         given = program.columns(columns)
     except KeyError:
@@ -138,6 +138,9 @@ def _plain(program: Program, columns: Mapping[str, Any]) -> Sequence[Any] | None
             arrays.append(values)
         elif isinstance(values, Strings):
             arrays += (values.data, values.starts, values.ends)
+            if program.texts[place]:
+                plain = with_plain_words(values)
+                arrays += (plain.data, plain.starts, plain.ends)
         else:
             return None
     return arrays

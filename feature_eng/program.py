@@ -210,9 +210,9 @@ OPERATIONS: dict[str, Operation] = {
 class Program:
     """A plan in the form that `kernels.execute` takes; `names` are its registers in order, `width` the layout's S.
 
-    `arrays` are those whose addresses `code` holds, kept alive as long as it is. `columns` takes every input from a
-    request, in order, of which those at the places `texts` are strings. `plain` is what most requests' arrays are like,
-    None where there are lists or words.
+    `arrays` are those whose addresses `code` holds, kept alive as long as it is. `columns` takes every tensor from a
+    request, in order, of which those at the places `texts` are strings, True where they are split into words. `plain`
+    is what most requests' arrays are like.
     """
 
     names: tuple[str, ...]
@@ -228,22 +228,25 @@ class Program:
     words: frozenset[str]
     arrays: tuple[Array, ...]
     columns: Callable[[Mapping[str, Any]], tuple[Any, ...]]
-    texts: frozenset[int]
-    plain: Expected | None
+    texts: Mapping[int, bool]
+    plain: Expected
 
 
-def _plain(inputs: Sequence[Input], words: Container[str]) -> Expected | None:
-    if any(given.is_list or given.name in words for given in inputs):
-        return None
+def _plain(inputs: Sequence[Input], words: Container[str]) -> Expected:
     dtypes: list[np.dtype[Any]] = []
     rows_of: list[int] = []
     for index, given in enumerate(inputs):
+        by_row = kernels.ANY_LENGTH if given.is_list else index
         if given.dtype == "string":
-            dtypes += (np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int64))
-            rows_of += (-1, index, index)
+            for _ in range(2 if given.name in words else 1):
+                dtypes += (np.dtype(np.uint8), np.dtype(np.int64), np.dtype(np.int64))
+                rows_of += (kernels.ANY_LENGTH, by_row, by_row)
         else:
             dtypes.append(np.dtype(given.dtype))
-            rows_of.append(index)
+            rows_of.append(by_row)
+        if given.is_list:
+            dtypes.append(np.dtype(np.int64))
+            rows_of.append(kernels.OFFSETS - index)
     return expected(dtypes, rows_of)
 
 
@@ -367,6 +370,7 @@ def assemble(
     for name, place, width in again:
         register = out.add(f"{name} in {place[1]}", "copy", place)
         out.write(kernels.COPY, register, width, [out.index[name]], [])
+    tensors = [name for given in inputs for name in given.tensors]
     return Program(
         names=tuple(out.index),
         kinds=tuple(out.kinds),
@@ -383,8 +387,8 @@ def assemble(
         width=layout.categorical_width,
         words=words,
         arrays=tuple(arrays.values()),
-        columns=_all_of([given.name for given in inputs]),
-        texts=frozenset(place for place, given in enumerate(inputs) if given.dtype == "string"),
+        columns=_all_of(tensors),
+        texts={tensors.index(i.tensors[0]): i.name in words for i in inputs if i.dtype == "string"},
         plain=_plain(inputs, words),
     )
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_eng import array_objects
+from feature_eng import array_objects, kernels
 from feature_eng.array_objects import data_addresses, expected, recognised
 
 INT64, FLOAT32 = np.dtype(np.int64), np.dtype(np.float32)
@@ -58,6 +58,42 @@ class Other(np.ndarray):
 def test_whatever_is_not_as_it_must_be_is_not_recognised(ids: Any) -> None:
     assert found(ids, np.ones(3, np.float32))[0] is None
     assert found(np.arange(3), ids)[0] is None
+
+
+def listed(values: Any, offsets: Any, rows: int = 2) -> bool | None:
+    """Return whether a list is one for all rows, None where its arrays are not recognised."""
+    once = np.zeros(1, dtype=np.bool_)
+    wanted = expected([FLOAT32, INT64], [kernels.ANY_LENGTH, kernels.OFFSETS])
+    found = recognised((values, offsets), wanted, rows, once)
+    return None if found is None else bool(once[0])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "one"),
+    [
+        ([0, 3], True),
+        ([0, 1, 3], False),
+        ([0, 0, 3], False),
+        ([0, 3, 3], False),
+        ([1, 3], None),
+        ([0, 2], None),
+        ([0, 4, 3], None),
+        ([0, -1, 3], None),
+        ([0, 1, 2], None),
+        ([0, 1, 2, 3], None),
+        ([3], None),
+        ([], None),
+        ([0, -(2**63), 3], None),
+    ],
+)
+def test_offsets_rise_from_0_to_the_number_of_values(offsets: list[int], one: bool | None) -> None:
+    assert listed(np.ones(3, np.float32), np.array(offsets, np.int64)) is one
+
+
+def test_an_empty_list_has_offsets_of_nothing() -> None:
+    assert listed(np.empty(0, np.float32), np.zeros(3, np.int64)) is False
+    assert listed(np.empty(0, np.float32), np.zeros(2, np.int64)) is True
+    assert listed(np.empty(0, np.float32), np.zeros(3, np.int32)) is None
 
 
 def test_a_numpy_that_lays_its_arrays_out_otherwise_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
