@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.harness import bar_plot, benchmark_parser, report
 from benchmarks.shop import bundle_of_shop
 from feature_eng.arrow_columns import plan_columns
+from feature_eng.log_encoding import key_columns
 from feature_eng.log_passes import encode_piece
 from feature_eng.logs import open_log
 from feature_eng.simulator import simulate
@@ -88,7 +89,7 @@ def stage_seconds(bundle: Bundle, log: Path, folder: Path) -> dict[str, float]:
         scores = blend(predictions, np.asarray(schema.default_weights), schema.blend.kind)
         clock.append(time.perf_counter())
         table = scored_table(columns, schema, predictions, scores)
-        write_part(table, folder / f"part-{piece.index:05d}.parquet")
+        write_part(table, folder / f"part-{piece.index:05d}.parquet", key_columns(schema))
         clock.append(time.perf_counter())
         for stage, seconds in zip(STAGES, np.diff(clock), strict=True):
             spent[stage] += float(seconds)

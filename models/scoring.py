@@ -115,7 +115,7 @@ def _score_piece(piece: Piece, forms: Any, schema: Schema, scoring: Scoring, fol
     predictor = load_predictor(scoring.plan, scoring.ranker)
     predictions = predictor.predict(plan_columns(columns, schema.inputs), rows)
     scores = blend(predictions, _vector(scoring.weights), scoring.kind)
-    write_part(scored_table(columns, schema, predictions, scores), part)
+    write_part(scored_table(columns, schema, predictions, scores), part, key_columns(schema))
     return rows
 
 
@@ -127,10 +127,16 @@ def scored_table(columns: Mapping[str, Any], schema: Schema, predictions: Any, s
     return pa.table({**scored, "score": pa.array(scores)})
 
 
-def write_part(table: pa.Table, part: Path) -> None:
-    """Write a Parquet file, which appears once it is whole."""
+def write_part(table: pa.Table, part: Path, repeated: Sequence[str]) -> None:
+    """Write a Parquet file, which appears once it is whole.
+
+    Args:
+        table: what it holds.
+        part: the file.
+        repeated: columns whose values come again and again; a dictionary of predictions would only cost time.
+    """
     beside = part.with_name(f".{part.name}.partial")
-    pq.write_table(table, beside)
+    pq.write_table(table, beside, use_dictionary=list(repeated))
     beside.replace(part)
 
 
