@@ -8,6 +8,7 @@ ranker, blend and writing are timed apart. The limit is the ranker alone, on fea
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -39,10 +40,13 @@ def main() -> None:
     """Run the benchmark from the command line."""
     parser = benchmark_parser(__doc__, quick="500,000 rows instead of 4,000,000")
     parser.add_argument("--rows", type=int, help="rows to score")
+    parser.add_argument("--ranker", type=json.loads, default={}, help='its settings in JSON, such as {"experts": 4}')
     arguments = parser.parse_args()
     rows = arguments.rows or (500_000 if arguments.quick else 4_000_000)
     with tempfile.TemporaryDirectory(prefix="steelyard-scoring-") as folder:
-        bundle, _ = bundle_of_shop(Path(folder) / "shop", rows=50_000 if arguments.quick else 200_000)
+        bundle, _ = bundle_of_shop(
+            Path(folder) / "shop", rows=50_000 if arguments.quick else 200_000, **arguments.ranker
+        )
         log = Path(folder) / "log"
         simulate(log, rows=rows, seed=1)
         results = measure(bundle, log, Path(folder))

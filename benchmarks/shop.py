@@ -13,13 +13,13 @@ from steelyard.bundle import Bundle, open_bundle
 from steelyard.pipeline import FitOptions, fit
 
 
-def bundle_of_shop(folder: Path, rows: int) -> tuple[Bundle, Path]:
-    """Return the bundle and the log in a folder, made where they are missing."""
+def bundle_of_shop(folder: Path, rows: int, **ranker: Any) -> tuple[Bundle, Path]:
+    """Return the bundle and the log in a folder, made where they are missing, with a ranker's own settings."""
     log, bundle = folder / "log", folder / "bundle"
     if not log.exists():
         simulate(log, rows=rows)
     if not bundle.exists():
-        fit(str(log), shop_schema(), bundle, FitOptions(training={"epochs": 1}))
+        fit(str(log), shop_schema(), bundle, FitOptions(training={"epochs": 1, "ranker": ranker}))
     return open_bundle(bundle), log
 
 
