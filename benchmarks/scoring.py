@@ -44,9 +44,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = arguments.rows or (500_000 if arguments.quick else 4_000_000)
     with tempfile.TemporaryDirectory(prefix="steelyard-scoring-") as folder:
-        bundle, _ = bundle_of_shop(
-            Path(folder) / "shop", rows=50_000 if arguments.quick else 200_000, **arguments.ranker
-        )
+        known = 50_000 if arguments.quick else 200_000
+        bundle, _ = bundle_of_shop(Path(folder) / "shop", known, **arguments.ranker)
         log = Path(folder) / "log"
         simulate(log, rows=rows, seed=1)
         results = measure(bundle, log, Path(folder))
