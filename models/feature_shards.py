@@ -13,21 +13,27 @@ from torch import Tensor
 
 from feature_eng.inputs import UNSEEN_ID
 
-Batch = tuple[Tensor, Tensor, Tensor]  # categorical (B, S), continuous (B, D), labels (B, K)
+# categorical (B, S), continuous (B, D), labels (B, K) or (B, K + 1), with the row's position behind the labels
+Batch = tuple[Tensor, Tensor, Tensor]
 
 ARRAYS = ("categorical", "continuous", "labels")
+POSITIONS = "positions"
 # Rows that one read takes: large enough that opening a file costs nothing beside it.
 CHUNK_ROWS = 262_144
 
 
 @dataclass(frozen=True)
 class Features:
-    """A folder with `categorical.npy` int32 (N, S), `continuous.npy` float32 (N, D) and `labels.npy` float32 (N, K)."""
+    """A folder with `categorical.npy` int32 (N, S), `continuous.npy` float32 (N, D) and `labels.npy` float32 (N, K).
+
+    Where it has `positions.npy` float32 (N, 1) too, batches have them behind the labels.
+    """
 
     folder: Path
     rows: int
     columns: tuple[int, ...]  # S, D, K
     size_bytes: int
+    positioned: bool = False
 
     @classmethod
     def open(cls, folder: Path) -> Features:
@@ -37,18 +43,23 @@ class Features:
             FileNotFoundError: one of the three files is missing.
             ValueError: they differ in rows, or have none.
         """
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS]
-        rows = {name: len(array) for name, array in zip(ARRAYS, arrays, strict=True)}
+        names = (*ARRAYS, POSITIONS) if (folder / f"{POSITIONS}.npy").exists() else ARRAYS
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in names]
+        rows = {name: len(array) for name, array in zip(names, arrays, strict=True)}
         if len(set(rows.values())) != 1 or rows["labels"] == 0:
-            raise ValueError(f"{folder} must hold three arrays of one length above 0; got {rows}")
-        columns = tuple(array.shape[1] for array in arrays)
-        return cls(folder, rows["labels"], columns, sum(array.nbytes for array in arrays))
+            raise ValueError(f"{folder} must hold arrays of one length above 0; got {rows}")
+        columns = tuple(array.shape[1] for array in arrays[: len(ARRAYS)])
+        size = sum(array.nbytes for array in arrays)
+        return cls(folder, rows["labels"], columns, size, positioned=POSITIONS in names)
 
     def read(self, start: int, stop: int) -> Batch:
         """Copy the rows from `start` up to `stop` into memory; the files are closed after it."""
         # A map kept open would count every page ever touched as this process's memory.
         maps = [np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS]
         categorical, continuous, labels = (torch.from_numpy(np.array(rows[start:stop])) for rows in maps)
+        if self.positioned:
+            positions = np.load(self.folder / f"{POSITIONS}.npy", mmap_mode="r")
+            labels = torch.cat([labels, torch.from_numpy(np.array(positions[start:stop]))], 1)
         return categorical, continuous, labels
 
     def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Batch]:
@@ -166,7 +177,7 @@ def summarise(features: Features, kinds: Sequence[str], parents: Sequence[int]) 
     """Read all rows once and return what training needs to know of them."""
     counts, sums, moments, squares, unseen = [], [], [], [], []
     for categorical, continuous, labels in features.chunks():
-        count, total = _label_sums(labels.numpy(), parents)
+        count, total = _label_sums(labels.numpy()[:, : len(kinds)], parents)
         counts.append(count)
         sums.append(total)
         wide = continuous.numpy().astype(np.float64)

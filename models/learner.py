@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from feature_eng.inputs import UNSEEN_ID, VOCABULARY_START
 from models.feature_shards import Batch, BatchSource, ResidentBatches, StreamedBatches
+from models.objective_losses import ObjectiveLoss
 from models.objectives import constant_logits
 from models.ranker import Ranker
 
@@ -30,6 +31,7 @@ class Learner(pl.LightningModule):
 
     Args:
         ranker: trained in place.
+        loss: of the ranker's objectives; its towers are trained beside the ranker.
         training: source of training batches.
         validation: source of validation batches.
         epochs: passes over the training rows that the learning rate is spread over.
@@ -45,6 +47,7 @@ class Learner(pl.LightningModule):
     """
 
     ranker: Ranker
+    loss: ObjectiveLoss
     loss_weights: Tensor
     unseen_columns: Tensor
     base_logits: Tensor
@@ -52,6 +55,7 @@ class Learner(pl.LightningModule):
     def __init__(
         self,
         ranker: Ranker,
+        loss: ObjectiveLoss,
         training: BatchSource,
         validation: BatchSource | None,
         *,
@@ -69,6 +73,7 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False  # a sparse table has an optimizer of its own
         self.ranker = ranker
+        self.loss = loss
         self.training_source = training
         self.validation_source = validation
         self.batch_rows = batch_rows
@@ -82,7 +87,8 @@ class Learner(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.register_buffer("loss_weights", torch.tensor(loss_weights), persistent=False)
         self.register_buffer("unseen_columns", torch.tensor(unseen_columns), persistent=False)
-        base = constant_logits(ranker.options["objective_kinds"], ranker.options["base_rates"])
+        given = ("objective_kinds", "base_rates", "value_losses")
+        base = constant_logits(*(ranker.options[name] for name in given))
         self.register_buffer("base_logits", base, persistent=False)
 
     def train_dataloader(self) -> ResidentBatches | StreamedBatches:
@@ -101,7 +107,7 @@ class Learner(pl.LightningModule):
         biases = [p for name, p in named if name.endswith("bias")]
         groups = [
             {"params": weights, "weight_decay": self.weight_decay},
-            {"params": biases, "weight_decay": 0.0},
+            {"params": [*biases, *self.loss.parameters()], "weight_decay": 0.0},
         ]
         sparse = self.ranker.options["sparse_embedding"]
         if embeddings and not sparse:
@@ -122,13 +128,15 @@ class Learner(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Seed dropout by the epoch, so that a resumed run draws what an undisturbed one draws."""
         torch.manual_seed(self._epoch_seed())
-        self.sums = torch.zeros_like(self.base_logits)
+        self.sums = torch.zeros_like(self.loss_weights)
         self.rows = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Take one step on one batch."""
         categorical, continuous, labels = batch
-        sums, _ = self.ranker.chain.loss_sums(self.ranker.logits(self.unsee(categorical), continuous), labels)
+        labels, positions = self.split_labels(labels)
+        hidden = self.ranker.hidden(self.unsee(categorical), continuous)
+        sums, _ = self.loss(self.ranker.logits_of(hidden), labels, hidden, positions)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
@@ -151,15 +159,16 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of a validation."""
-        self.losses, self.base_losses = torch.zeros_like(self.base_logits), torch.zeros_like(self.base_logits)
-        self.counts = torch.zeros_like(self.base_logits)
+        self.losses, self.base_losses = torch.zeros_like(self.loss_weights), torch.zeros_like(self.loss_weights)
+        self.counts = torch.zeros_like(self.loss_weights)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the sums."""
         categorical, continuous, labels = batch
-        sums, counts = self.ranker.chain.loss_sums(self.ranker.logits(categorical, continuous), labels)
+        labels, _ = self.split_labels(labels)
+        sums, counts = self.loss.validation_sums(self.ranker.logits(categorical, continuous), labels)
         self.losses += sums
-        self.base_losses += self.ranker.chain.loss_sums(self.base_logits.expand(len(labels), -1), labels)[0]
+        self.base_losses += self.loss.validation_sums(self.base_logits.expand(len(labels), -1), labels)[0]
         self.counts += counts
 
     def on_validation_epoch_end(self) -> None:
@@ -168,6 +177,11 @@ class Learner(pl.LightningModule):
         self.log("val_score", losses.nanmean())
         for objective, loss in enumerate(losses.tolist()):
             self.log(f"val_{objective}", loss)
+
+    def split_labels(self, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the objectives' labels (B, K), and the rows' positions (B,) where they stand behind them."""
+        objectives = len(self.loss_weights)
+        return labels[:, :objectives], labels[:, objectives] if labels.size(1) > objectives else None
 
     def unsee(self, categorical: Tensor) -> Tensor:
         """Return ids (B, S) with a share of the listed values shown as unseen."""

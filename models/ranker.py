@@ -25,6 +25,8 @@ class Ranker(nn.Module):
         continuous: number of continuous features D.
         objective_kinds: `binary` or `value` for each objective, (K,).
         parents: index of the objective that each one is given, or -1, (K,).
+        estimators: how each binary objective is learnt, (K,); see `ObjectiveChain`.
+        value_losses: how each value is learnt, (K,); see `ObjectiveChain`.
         embedding: width of a slot's vector.
         slot_embeddings: widths of slots that want their own, (C,), None where they don't.
         sparse_embedding: whether embedding gradients hold only the rows of a batch.
@@ -51,6 +53,8 @@ class Ranker(nn.Module):
         objective_kinds: Sequence[str],
         parents: Sequence[int],
         *,
+        estimators: Sequence[str] | None = None,
+        value_losses: Sequence[str] | None = None,
         embedding: int = 8,
         slot_embeddings: Sequence[int | None] | None = None,
         sparse_embedding: bool = False,
@@ -72,7 +76,7 @@ class Ranker(nn.Module):
             raise ValueError("cardinalities must name a slot where there is no continuous feature; got none")
         rates = base_rates or [0.5 if kind == "binary" else 1.0 for kind in objective_kinds]
         embeddings = [own or embedding for own in slot_embeddings or [None] * len(cardinalities)]
-        self.chain = ObjectiveChain(objective_kinds, parents)
+        self.chain = ObjectiveChain(objective_kinds, parents, estimators, value_losses)
         self.standardize = Standardize(continuous_means or [0.0] * continuous, continuous_scales or [1.0] * continuous)
         self.embedding = FusedEmbedding(cardinalities, widths, embeddings, sparse=sparse_embedding)
         self.embedding_dropout = Dropout(embedding_dropout)
@@ -84,15 +88,26 @@ class Ranker(nn.Module):
             else MultiGateMixture(inputs, experts, expert_widths, len(parents), dropout)
         )
         self.towers = BatchedMLP(len(parents), self.shared.outputs, tower_widths, dropout)
-        self.heads = BatchedDot(len(parents), self.towers.outputs)
+        self.heads = BatchedDot(self.chain.logits, self.towers.outputs)
         with torch.no_grad():
-            self.heads.bias.copy_(constant_logits(objective_kinds, rates).view(-1, 1, 1))
+            self.heads.bias.copy_(constant_logits(objective_kinds, rates, value_losses).view(-1, 1, 1))
 
     def logits(self, categorical: Tensor, continuous: Tensor) -> Tensor:
-        """Map ids (B, S) and features (B, D) to the logits of the objectives' own steps, (B, K)."""
+        """Map ids (B, S) and features (B, D) to the L logits of the objectives' own steps, (B, L)."""
+        return self.logits_of(self.hidden(categorical, continuous))
+
+    def hidden(self, categorical: Tensor, continuous: Tensor) -> Tensor:
+        """Map ids (B, S) and features (B, D) to what each objective's logits are computed from, (K, B, H)."""
         vectors = self.embedding_dropout(self.embedding(categorical))
         x = self.cross(torch.cat([vectors, self.standardize(continuous)], 1))
-        logits: Tensor = self.heads(self.towers(self.shared(x)))
+        y: Tensor = self.towers(self.shared(x))
+        return y
+
+    def logits_of(self, hidden: Tensor) -> Tensor:
+        """Map what `hidden` gives, (K, B, H), to logits (B, L)."""
+        if self.chain.lognormals > 0:
+            hidden = hidden.index_select(0, self.chain.owners)
+        logits: Tensor = self.heads(hidden)
         return logits
 
     def forward(self, categorical: Tensor, continuous: Tensor) -> Tensor:

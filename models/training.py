@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from feature_eng.layout import Layout
 from models.feature_shards import Features, Summary, batch_source, summarise
 from models.learner import Learner
+from models.objective_losses import ObjectiveLoss, unsampled_rates
+from models.objectives import chain_parents
 from models.ranker import Ranker
 
 # Above this many rows of the embedding table, a full gradient costs more than SparseAdam's bookkeeping.
@@ -57,6 +59,7 @@ def train(
     objective_kinds: Sequence[str],
     parents: Sequence[int],
     out: Path,
+    objectives: Mapping[str, Any] | None = None,
     ranker: Mapping[str, Any] | None = None,
     batch_rows: int = 2048,
     epochs: int = 4,
@@ -83,6 +86,7 @@ def train(
         objective_kinds: `binary` or `value` for each label, (K,).
         parents: index of the objective that each one is given, or -1, (K,).
         out: folder for checkpoints and logs.
+        objectives: flat arguments of `ObjectiveLoss` that differ from its defaults, such as `{"focusings": [2, 0]}`.
         ranker: flat arguments of `Ranker` that differ from its defaults, such as `{"experts": 8}`.
         batch_rows: rows of a training batch.
         epochs: most passes over the training rows.
@@ -106,13 +110,25 @@ def train(
     sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
     for source in sources:
         check_columns(source, layout, len(objective_kinds))
-    summary = summarise(sources[0], objective_kinds, parents)
+    told = dict(objectives or {})
+    summary = summarise(sources[0], objective_kinds, chain_parents(objective_kinds, parents, told.get("estimators")))
+    summary = replace(summary, base_rates=tuple(unsampled_rates(summary.base_rates, told.get("negatives"))))
     torch.manual_seed(seed)
-    fresh = build_ranker(layout, objective_kinds, parents, summary, ranker or {})
+    predicted = {name: told[name] for name in ("estimators", "value_losses") if name in told}
+    fresh = build_ranker(layout, objective_kinds, parents, summary, predicted | dict(ranker or {}))
+    loss = ObjectiveLoss(
+        objective_kinds,
+        parents,
+        hidden=fresh.towers.outputs,
+        base_rates=summary.base_rates,
+        positions=sources[0].positioned,
+        **told,
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batches = [batch_source(source, resident_gib, device) for source in sources]
     learner = Learner(
         fresh,
+        loss,
         batches[0],
         batches[1] if validation is not None else None,
         epochs=epochs,
@@ -192,7 +208,8 @@ def _best(learner: Learner, checkpoints: Path) -> Training:
     scores = [epoch.get("val_score", -epoch["epoch"]) for epoch in history]
     best = checkpoints / "best.ckpt"
     saved = torch.load(best if best.exists() else checkpoints / "last.ckpt", map_location="cpu", weights_only=True)
-    weights = {name.removeprefix("ranker."): tensor for name, tensor in saved["state_dict"].items()}
+    own = {name: tensor for name, tensor in saved["state_dict"].items() if name.startswith("ranker.")}
+    weights = {name.removeprefix("ranker."): tensor for name, tensor in own.items()}
     ranker = learner.ranker.cpu().eval()
     ranker.load_state_dict(weights)
     return Training(ranker, tuple(history), scores.index(min(scores)))

@@ -27,6 +27,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no crosses, one expert layer, no tower": {"crosses": 0, "experts": 3, "expert_widths": (16,), "tower_widths": ()},
     "experts and towers": {"crosses": 2, "experts": 4, "expert_widths": (64, 32), "tower_widths": (32,)},
     "own widths": {"slot_embeddings": (None, 5, None, 24)},
+    "zero-inflated lognormal": {"value_losses": ("gamma", "gamma", "ziln", "gamma")},
+    "entire space": {"estimators": ("esmm", "entire_space", "esmm", "esmm"), "tower_widths": (8,)},
     "statistics": {"continuous_means": (1.0, -2.0, 3.0), "continuous_scales": (0.5, 2.0, 4.0)},
 }
 

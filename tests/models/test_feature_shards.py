@@ -87,12 +87,12 @@ def test_objectives_that_never_happen_get_a_neutral_base_rate(tmp_path: Path) ->
 def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
     numbered(tmp_path, 10)
     np.save(tmp_path / "labels.npy", np.zeros((9, 1), np.float32))
-    with pytest.raises(ValueError, match=r"must hold three arrays of one length above 0; got .*'labels': 9"):
+    with pytest.raises(ValueError, match=r"must hold arrays of one length above 0; got .*'labels': 9"):
         Features.open(tmp_path)
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must hold three arrays of one length above 0; got .*'labels': 0"):
+    with pytest.raises(ValueError, match=r"must hold arrays of one length above 0; got .*'labels': 0"):
         numbered(tmp_path, 0)
 
 

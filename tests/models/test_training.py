@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from feature_eng.layout import Layout, Slot
 from models import learner
+from models.objective_losses import ObjectiveLoss
 from models.ranker import Ranker
 from models.training import Training, train
 
@@ -243,6 +244,7 @@ def test_only_listed_values_of_vocabularies_are_shown_as_unseen() -> None:
     ranker = Ranker([9, 9], [1, 1], 1, ["binary"], [-1], base_rates=[0.5])
     module = learner.Learner(
         ranker,
+        ObjectiveLoss(["binary"], [-1]),
         lambda rows, seed: [],  # type: ignore[arg-type, return-value]
         None,
         embedding_decay=0.0,
