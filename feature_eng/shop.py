@@ -74,6 +74,9 @@ class Dials:
         candidates: impressions a request, at least 2.
         request_ms: milliseconds between two requests.
         days: over which cold items come, in days.
+        confounding: log-odds of a click gained, and of a purchase lost, where a user falls for an item's loudness by
+            one deviation of both, at least 0.
+        propensities: whether a log tells how likely the earlier ranker was to show what it showed.
     """
 
     seed: int
@@ -87,11 +90,13 @@ class Dials:
     candidates: int
     request_ms: int
     days: float
+    confounding: float = 0.0
+    propensities: bool = False
 
     def __post_init__(self) -> None:
         if self.conflict not in _LOUD_PURCHASE:
             raise ValueError(f"conflict must be none, medium or strong; got {self.conflict}")
-        for name in ("seed", "position_bias", "drift"):
+        for name in ("seed", "position_bias", "drift", "confounding"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite; got {getattr(self, name)}")
         for name in ("selection", "cold_rate"):
@@ -119,6 +124,7 @@ class Shop:
         favourites: (U, 2) categories that a user likes beyond the segment's taste.
         user_click: (U,) log-odds that no column but the id shows.
         user_purchase: (U,) the same of a purchase.
+        gullibility: (U,) how far loud items draw a user to click and then disappoint, standard normal.
         category: (I,) index into `CATEGORIES`.
         brand: (I,) index into `BRANDS`.
         price: (I,) in the shop's currency.
@@ -129,6 +135,7 @@ class Shop:
         delivery_days: (I,) days between two deliveries.
         click_appeal: (I,) log-odds of a click that depend on the item alone.
         purchase_appeal: (I,) the same of a purchase given the click.
+        loudness: (I,) standard normal; appeals hold it already.
         title: (I,) words of the category, the quality and the loudness.
         taste: (S, C) log-odds of a click.
         season: (S, C) phase of the taste's swing, radians.
@@ -143,6 +150,7 @@ class Shop:
     favourites: npt.NDArray[np.int8]
     user_click: Floats
     user_purchase: Floats
+    gullibility: Floats
     category: npt.NDArray[np.int8]
     brand: npt.NDArray[np.int8]
     price: Floats
@@ -153,6 +161,7 @@ class Shop:
     delivery_days: Floats
     click_appeal: Floats
     purchase_appeal: Floats
+    loudness: Floats
     title: npt.NDArray[Any]
     taste: Floats
     season: Floats
@@ -172,6 +181,8 @@ def make_shop(dials: Dials) -> Shop:
         "more": rng.uniform(0.05, 1.0, pairs),
         **_draw_users(dials, rng),
         **_draw_items(dials, rng),
+        # drawn apart, so that the rest of a shop is the same with it and without
+        "gullibility": np.random.default_rng((dials.seed, 2)).normal(0, 1, dials.users),
     }
     single = {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in drawn.items()}
     return Shop(dials, **single)
@@ -209,6 +220,7 @@ def _draw_items(dials: Dials, rng: np.random.Generator) -> dict[str, npt.NDArray
         + 0.3 * told
         + _LOUD_PURCHASE[dials.conflict] * loud
         + rng.normal(0, 0.12, count),
+        "loudness": loud,
         "title": _titles(category, told, loud, rng),
     }
 
@@ -313,6 +325,9 @@ def conditional_expectations(shop: Shop, users: Ints, items: Ints, position: Int
         - np.float32(0.6) * strain
         + np.float32(0.4) * scarce
     )
+    if shop.dials.confounding:
+        fallen_for = np.float32(shop.dials.confounding) * shop.gullibility[users] * shop.loudness[items]
+        click, purchase = click + fallen_for, purchase - fallen_for
     value = price * (1 + shop.more.take(pair))
     return np.stack(np.broadcast_arrays(_sigmoid(click), _sigmoid(purchase), value), axis=-1)
 

@@ -28,6 +28,7 @@ from feature_eng.shop import (
     SEGMENTS,
     START_MS,
     Dials,
+    Floats,
     Ints,
     Shop,
     conditional_expectations,
@@ -39,9 +40,13 @@ from feature_eng.shop import (
 HISTORY_LENGTH = 8
 ROWS_PER_PART = 500_000
 _STAMP = b"steelyard.simulator"
-_PLAIN = ("request_id", "timestamp", "click", "purchase", "order_value", "true_click", "true_purchase", "true_revenue")
+_PLAIN = (
+    *("request_id", "timestamp", "click", "purchase", "order_value"),
+    *("true_click", "true_purchase", "true_revenue", "propensity"),
+)
 # parts of other code are of another shop, even where the dials agree
 _CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(__file__).with_name("shop.py").read_bytes()).hexdigest()[:16]
+_erf = np.vectorize(math.erf, otypes=[np.float64])  # numpy has none
 Codes = npt.NDArray[np.integer[Any]]
 
 
@@ -64,6 +69,7 @@ class Impressions:
         users: (R, 1) indices of users.
         items: (R, N) indices of items, different ones in a request.
         position: (1, N) from 1.
+        propensity: (R, N) chance that an item beat the one it was drawn with, or None where nobody asked.
     """
 
     request: Ints
@@ -71,6 +77,7 @@ class Impressions:
     users: Ints
     items: Ints
     position: Ints
+    propensity: Floats | None = None
 
 
 def shop_schema() -> Schema:
@@ -88,6 +95,8 @@ def simulate(
     selection: float = 0.2,
     drift: float = 0.1,
     cold_rate: float = 0.1,
+    confounding: float = 0.0,
+    propensities: bool = False,
     users: int | None = None,
     items: int | None = None,
     candidates: int = 20,
@@ -110,6 +119,10 @@ def simulate(
         selection: how far an earlier ranker chose and ordered the candidates, 0 (chance) to 1.
         drift: log-odds by which a segment's taste for a category swings over 60 days, at least 0.
         cold_rate: share of the items that are published while the log runs, 0 to 1.
+        confounding: log-odds of a click gained, and of a purchase given the click lost, where a user falls for an
+            item's loudness by one deviation of both, at least 0; clicks then convert worse than other rows would.
+        propensities: write `propensity`, the chance with which the earlier ranker preferred an item to the one that it
+            was drawn with.
         users: how many; by default one a hundred rows.
         items: how many; by default one in 500 rows, within 200 and 50,000.
         candidates: impressions a request, at least 2.
@@ -142,6 +155,8 @@ def simulate(
         candidates=candidates,
         request_ms=max(int(days * DAY_MS) // requests, 1),
         days=days,
+        confounding=confounding,
+        propensities=propensities,
     )
     return _write_log(Path(out), dials, 0, rows, rows_per_part, workers, progress)
 
@@ -282,13 +297,33 @@ def draw_impressions(shop: Shop, requests: Ints, rng: np.random.Generator) -> Im
     second = scores[:, 1::2] > scores[:, ::2]
     items = np.where(second, drawn[:, 1::2], drawn[:, ::2])
     order = np.argsort(-np.where(second, scores[:, 1::2], scores[:, ::2]), axis=1)
+    propensity = None
+    if dials.propensities:
+        other = np.where(second, drawn[:, ::2], drawn[:, 1::2])
+        chances = preference(shop, items, other)
+        propensity = np.take_along_axis(chances, order, axis=1)
     return Impressions(
         request=requests[:, None],
         time_ms=time_ms[:, None],
         users=users,
         items=np.take_along_axis(items, order, axis=1),
         position=np.arange(1, dials.candidates + 1)[None],
+        propensity=propensity,
     )
+
+
+def preference(shop: Shop, items: Ints, others: Ints) -> Floats:
+    """Return the chance with which the earlier ranker scores items above others, in the shape of both.
+
+    A score is `selection` of the appeal and the rest standard normal noise, so a difference is normal too.
+    """
+    selection = shop.dials.selection
+    appeal = shop.click_appeal + shop.purchase_appeal
+    lead = selection * (appeal[items] - appeal[others]).astype(np.float64)
+    if selection == 1:
+        return (lead > 0).astype(np.float32)
+    chances: Floats = (0.5 + 0.5 * _erf(lead / (2 * (1 - selection)))).astype(np.float32)
+    return chances
 
 
 def _user_columns(shop: Shop, shown: Impressions, rng: np.random.Generator) -> dict[str, Any]:
@@ -320,6 +355,7 @@ def _item_columns(shop: Shop, shown: Impressions) -> dict[str, Any]:
         "published_at": pa.array(shop.published_at[items]),
         "title": _words(items.astype(np.int32), shop.title),
         "position": pa.array(np.broadcast_to(shown.position, shown.items.shape).astype(np.int16).ravel()),
+        **({} if shown.propensity is None else {"propensity": pa.array(shown.propensity.ravel())}),
     }
 
 

@@ -93,6 +93,18 @@ def simulate(
     conflict: Annotated[
         Literal["none", "medium", "strong"], typer.Option(help="How far objectives conflict.")
     ] = "medium",
+    position_bias: Annotated[
+        float, typer.Option(help="Log-odds of a click lost per e-fold of position; 1 is strong.")
+    ] = 0.1,
+    selection: Annotated[
+        float, typer.Option(help="How far an earlier ranker chose and ordered what is shown, 0 (chance) to 1.")
+    ] = 0.2,
+    confounding: Annotated[
+        float, typer.Option(help="Log-odds of a click gained and of a purchase lost by one cause; 1 is strong.")
+    ] = 0.0,
+    propensities: Annotated[
+        bool, typer.Option("--propensities", help="Write how likely the earlier ranker was to show each row.")
+    ] = False,
 ) -> None:
     """Write the log of a shop whose true probabilities are known, with its schema: OUT/log, OUT/test, OUT/schema.yaml.
 
@@ -102,7 +114,16 @@ def simulate(
     from feature_eng.simulator import shop_schema, simulate_after
     from feature_eng.simulator import simulate as write_log
 
-    write_log(out / "log", rows=rows, seed=seed, conflict=conflict)
+    write_log(
+        out / "log",
+        rows=rows,
+        seed=seed,
+        conflict=conflict,
+        position_bias=position_bias,
+        selection=selection,
+        confounding=confounding,
+        propensities=propensities,
+    )
     if test_rows:
         simulate_after(out / "log", out / "test", rows=test_rows)
     save_schema(shop_schema(), out / "schema.yaml")

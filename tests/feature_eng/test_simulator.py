@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from feature_eng.shop import (
     stock_at,
     true_expectations,
 )
-from feature_eng.simulator import shop_schema, simulate, simulate_after, simulate_part
+from feature_eng.simulator import preference, shop_schema, simulate, simulate_after, simulate_part
 
 DIALS: dict[str, Any] = {
     "seed": 3,
@@ -204,6 +205,58 @@ def test_the_schema_describes_the_log(table: pa.Table) -> None:
     assert not {"position", "true_click"} & {i.name for i in schema.inputs}
 
 
+def test_default_shops_stay_as_they_were() -> None:
+    drawn = simulate_part(shop_of(), 0, 4_000)
+    kept = ("request_id", "timestamp", "user_id", "item_id", "price", "title", "history", "stock", "position", "click")
+    text = repr([drawn[name].to_pylist() for name in (*kept, "purchase", "order_value")])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "85746d1533f58a1e"
+
+
+def test_confounding_moves_clicks_and_purchases_apart_and_nothing_else() -> None:
+    plain, confounded = shop_of(), shop_of(confounding=0.8)
+    users, items = np.arange(400), np.arange(400)
+    at = np.ones(400, np.int64), np.full(400, START_MS)
+    before, after = (conditional_expectations(shop, users, items, *at).astype(float) for shop in (plain, confounded))
+    moved = np.log(after[:, :2] / (1 - after[:, :2])) - np.log(before[:, :2] / (1 - before[:, :2]))
+    caught = plain.gullibility[:400] * plain.loudness
+    np.testing.assert_allclose(moved, 0.8 * np.column_stack([caught, -caught]), atol=1e-4)
+    np.testing.assert_array_equal(after[:, 2], before[:, 2])
+    assert np.corrcoef(plain.loudness, plain.click_appeal)[0, 1] > 0.5
+
+
+def test_confounded_clicks_convert_worse_than_what_is_not_clicked_would() -> None:
+    ratios = []
+    for confounding in (0.0, 1.5):
+        drawn = truths(simulate_part(shop_of(confounding=confounding), 0, 40_000))
+        conversion = drawn[:, 1] / drawn[:, 0]
+        ratios.append(drawn[:, 1].sum() / drawn[:, 0].sum() / conversion.mean())
+    assert ratios[0] == pytest.approx(1, abs=0.1)
+    assert ratios[1] < 0.75
+
+
+@pytest.mark.parametrize("selection", [0.0, 0.6, 1.0])
+def test_propensities_tell_how_often_the_earlier_ranker_prefers_an_item(selection: float) -> None:
+    shop = shop_of(selection=selection)
+    first, second = int(shop.click_appeal.argmax()), int(shop.click_appeal.argmin())
+    chance = preference(shop, np.array([first, second]), np.array([second, first]))
+    noise = np.random.default_rng(0).standard_normal((2, 200_000))
+    scores = selection * (shop.click_appeal + shop.purchase_appeal)[[first, second], None] + (1 - selection) * noise
+    wins = (scores[0] > scores[1]).mean()
+    np.testing.assert_allclose(chance, [wins, 1 - wins], atol=0.005)
+
+
+def test_propensities_are_logged_where_asked_and_change_no_other_column() -> None:
+    plain, logged = (
+        simulate_part(shop_of(selection=0.3), 0, 20_000),
+        simulate_part(shop_of(selection=0.3, propensities=True), 0, 20_000),
+    )
+    assert logged.drop_columns("propensity").equals(plain)
+    shown = column(logged, "propensity")
+    # an item of chance p is shown p of the time, so 1 / p over what is shown counts both items of each pair
+    assert (1 / shown).mean() == pytest.approx(2, rel=0.02)
+    assert shown.mean() > 0.52
+
+
 def test_a_seed_gives_the_same_bits_however_many_workers_write(tmp_path: Path) -> None:
     one = simulate(tmp_path / "one", rows=9_990, seed=5, rows_per_part=2_000, workers=1)
     three = simulate(tmp_path / "three", rows=9_990, seed=5, rows_per_part=2_000, workers=3)
@@ -297,6 +350,7 @@ def test_a_log_goes_on_only_after_a_simulated_one(tmp_path: Path) -> None:
         ({"drift": float("inf")}, "drift must be at least 0 and finite; got inf"),
         ({"selection": 1.5}, r"selection must be between 0 and 1; got 1\.5"),
         ({"cold_rate": -0.5}, r"cold_rate must be between 0 and 1; got -0\.5"),
+        ({"confounding": -1.0}, r"confounding must be at least 0 and finite; got -1\.0"),
         ({"users": 0}, "users must be at least 1; got 0"),
         ({"candidates": 1}, "candidates must be at least 2; got 1"),
         ({"items": 30}, r"items must be at least two a candidate when the log starts; got 30 items, 0\.1 of them cold"),
