@@ -53,9 +53,10 @@ def key_columns(schema: Schema) -> tuple[str, ...]:
 
 
 def label_columns(schema: Schema, in_log: frozenset[str]) -> tuple[str, ...]:
-    """Return the label columns, then the simulator's truths that a log has."""
+    """Return the label columns, then the position's, then the simulator's truths that a log has."""
     truths = [f"{TRUTH}{name}" for name in schema.objective_names]
-    return (*schema.label_columns, *(truth for truth in truths if truth in in_log))
+    position = (schema.position,) if schema.position else ()
+    return (*schema.label_columns, *position, *(truth for truth in truths if truth in in_log))
 
 
 def statistic_columns(schema: Schema) -> tuple[str, ...]:

@@ -88,7 +88,7 @@ def open_log(paths: Paths, schema: Schema, *, labels: bool = True, piece_bytes: 
     listed = [(file.name, file_columns(file)) for file in files]
     present = frozenset.intersection(*(frozenset(columns) for _, columns in listed))
     keys = [key for key in key_columns(schema) if labels or key in present]
-    to_fit = (*statistic_columns(schema), *schema.label_columns) if labels else ()
+    to_fit = (*statistic_columns(schema), *label_columns(schema, frozenset())) if labels else ()
     check_columns(listed, dict.fromkeys((*needed_inputs(schema), *keys, *to_fit)))
     undecided = open_columns(schema, keys)
     found = find_dtypes(cut(files, list(undecided), piece_bytes), undecided) if undecided else {}

@@ -206,12 +206,44 @@ DerivedColumn = Hashed | TargetEncoding | GroupStatistic | TimePart
 
 
 class Objective(_Strict):
-    """What the shop wants of an impression; `given` chains it to the objective that must happen first."""
+    """What the shop wants of an impression; `given` chains it to the objective that must happen first.
+
+    All fields after `given` say how it is learnt; `models.objective_losses.ObjectiveLoss` explains them.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     kind: Literal["binary", "value"]
     label: str
     given: str | None = None
+    positive_weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="of the rows with a binary objective")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of a binary label spread over both classes")
+    focusing: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="exponent of the focal loss; 0 is cross-entropy"
+    )
+    negatives: float = Field(1.0, gt=0, le=1, description="share of the rows without it that training keeps")
+    estimator: Literal["esmm", "ipw", "dr", "entire_space"] = Field(
+        "esmm", description="how a binary objective with a `given` is learnt from the rows where that did not happen"
+    )
+    propensity_floor: float = Field(0.05, gt=0, le=1, description="least p(given) that ipw and dr divide by")
+    entire_space_weight: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="of the second loss that ipw, dr and entire_space have"
+    )
+    loss: Literal["gamma", "ziln", "squared_log", "quantile"] = Field("gamma", description="of a value")
+    quantile: float = Field(0.5, gt=0, lt=1, description="which one a value with `loss: quantile` predicts")
+
+
+# what the objectives' fields are called, as lists over objectives, where they are learnt
+LEARNING = {
+    "estimator": "estimators",
+    "loss": "value_losses",
+    "positive_weight": "positive_weights",
+    "label_smoothing": "smoothings",
+    "focusing": "focusings",
+    "negatives": "negatives",
+    "propensity_floor": "propensity_floors",
+    "entire_space_weight": "entire_space_weights",
+    "quantile": "quantiles",
+}
 
 
 class Blend(_Strict):
@@ -229,6 +261,9 @@ class Schema(_Strict):
     user: str | None = Field(None, description="column that names the user")
     item: str | None = Field(None, description="column that names the item")
     time: str | None = Field(None, description="column with the moment of the impression")
+    position: str | None = Field(
+        None, description="column with the place of the impression, from 1, for training alone"
+    )
     columns: tuple[Column, ...] = Field(min_length=1)
     objectives: tuple[Objective, ...] = Field(min_length=1)
     blend: Blend = Blend()
@@ -253,6 +288,21 @@ class Schema(_Strict):
         """For each objective the index of the one it is given, or -1."""
         names = self.objective_names
         return tuple(names.index(o.given) if o.given else -1 for o in self.objectives)
+
+    @property
+    def learning(self) -> dict[str, list[Any]]:
+        """How objectives are learnt: lists (K,) by the names of `ObjectiveLoss`, those that are not its defaults."""
+        lists = {field: [getattr(objective, field) for objective in self.objectives] for field in LEARNING}
+        return {
+            LEARNING[field]: values
+            for field, values in lists.items()
+            if any(value != Objective.model_fields[field].default for value in values)
+        }
+
+    @property
+    def sampled(self) -> Objective | None:
+        """The objective of whose negatives training keeps a share, if there is one."""
+        return next((objective for objective in self.objectives if objective.negatives < 1), None)
 
     @property
     def default_weights(self) -> tuple[float, ...]:
@@ -285,7 +335,7 @@ class Schema(_Strict):
     @property
     def fingerprint(self) -> str:
         """A digest that parts of one bundle share."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(_without_new_defaults(self.model_dump(mode="json")), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def with_dtypes(self, found: Mapping[str, Dtype]) -> Schema:
@@ -297,6 +347,16 @@ class Schema(_Strict):
             for c in self.columns
         ]
         return self.model_copy(update={"columns": tuple(columns)})
+
+
+def _without_new_defaults(dumped: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what schemas did not know at first and this one leaves alone, so that its fingerprint stays."""
+    objectives = [
+        {key: v for key, v in o.items() if key not in LEARNING or v != Objective.model_fields[key].default}
+        for o in dumped["objectives"]
+    ]
+    known = {key: value for key, value in dumped.items() if key != "position" or value is not None}
+    return known | {"objectives": objectives}
 
 
 def sources(column: Column) -> tuple[str, ...]:

@@ -144,6 +144,9 @@ def _cross_faults(
     for index, objective in objectives:
         for rule in _chain_faults(objective, by_name, goals):
             yield ("objectives", index, "given"), rule
+        for key, rule in _learning_faults(objective, by_name):
+            yield ("objectives", index, key), rule
+    yield from _position_faults(raw, columns, labels)
 
 
 def _names(entries: Any) -> list[str]:
@@ -161,6 +164,65 @@ def _chain_faults(objective: Objective, sound: dict[str, Objective], names: list
         yield f"must be a binary objective; got {given}, a {sound[given].kind}"
     elif names.index(given) >= names.index(objective.name):
         yield f"must stand before {objective.name}; got {given}"
+
+
+_ONLY = {
+    "binary": ("positive_weight", "label_smoothing", "focusing", "negatives"),
+    "value": ("loss", "quantile"),
+    "given": ("estimator", "propensity_floor", "entire_space_weight"),
+}
+
+
+def _learning_faults(objective: Objective, sound: dict[str, Objective]) -> Iterator[tuple[str, str]]:
+    """Find ways of learning that do not go with the objective's kind, its chain or each other."""
+    told = objective.model_fields_set
+    for kind in ("binary", "value"):
+        for key in _ONLY[kind]:
+            if key in told and objective.kind != kind:
+                yield key, f"must be left out for a {objective.kind} objective; got {getattr(objective, key)}"
+    for key in _ONLY["given"]:
+        if key in told and (objective.kind != "binary" or objective.given is None):
+            yield key, f"must be left out but for a binary objective with a given; got {getattr(objective, key)}"
+    if "quantile" in told and objective.kind == "value" and objective.loss != "quantile":
+        yield "quantile", f"must be left out unless loss is quantile; got {objective.quantile} with {objective.loss}"
+    if objective.loss == "quantile" and objective.kind == "value" and "quantile" not in told:
+        yield "quantile", "must be given where loss is quantile; got nothing"
+    if objective.given is not None and objective.kind == "binary":
+        if "propensity_floor" in told and objective.estimator not in ("ipw", "dr"):
+            rule = "must be left out unless estimator is ipw or dr"
+            yield "propensity_floor", f"{rule}; got {objective.propensity_floor} with {objective.estimator}"
+        if "entire_space_weight" in told and objective.estimator == "esmm":
+            rule = "must be left out unless estimator is ipw, dr or entire_space"
+            yield "entire_space_weight", f"{rule}; got {objective.entire_space_weight} with esmm"
+    if objective.kind == "binary" and objective.negatives < 1:
+        others = [o.name for o in sound.values() if not _follows(o, objective.name, sound)]
+        if objective.given is not None:
+            yield "negatives", f"must be left out for an objective with a given; got {objective.negatives}"
+        elif others:
+            rule = "must be left out unless each other objective is given this one, at once or through others"
+            yield "negatives", f"{rule}; got {objective.negatives} beside {', '.join(others)}"
+
+
+def _follows(objective: Objective, root: str, sound: dict[str, Objective]) -> bool:
+    """Whether an objective is `root` or is given it, at once or through others."""
+    seen: set[str] = set()
+    at: Objective | None = objective
+    while at is not None and at.name not in seen:
+        if at.name == root:
+            return True
+        seen.add(at.name)
+        at = sound.get(at.given or "")
+    return False
+
+
+def _position_faults(
+    raw: dict[str, Any], columns: list[tuple[int, Any]], labels: set[str]
+) -> Iterator[tuple[Path_, str]]:
+    position = raw.get("position")
+    if position in {column.name for _, column in columns}:
+        yield ("position",), f"must not be a declared column, which serving would need; got {position}"
+    if position in labels or position in {raw.get(key) for key in ("request", "user", "item", "time")} - {None}:
+        yield ("position",), f"must be a column of its own, no label and no key; got {position}"
 
 
 def _repeated(key: str, parts: list[tuple[int, Any]]) -> Iterator[tuple[Path_, str]]:

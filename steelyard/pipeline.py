@@ -161,7 +161,17 @@ def _features(schema: Schema, work: Path, report: Callable[[str], None]) -> Plan
             continue
         compute = compute or out_of_fold(load_workflow(bundle / "workflow"), plan.layout)
         with row_bar(f"{side} features", _rows(log)) as advance:
-            write_features(compute, log, [o.label for o in schema.objectives], plan.layout, out, advance)
+            write_features(
+                compute,
+                log,
+                [o.label for o in schema.objectives],
+                plan.layout,
+                out,
+                advance,
+                position=schema.position,
+                sampled=schema.sampled.label if side == "train" and schema.sampled else None,
+                negatives=schema.sampled.negatives if schema.sampled else 1.0,
+            )
     return plan
 
 
@@ -176,6 +186,7 @@ def _train(
         layout=plan.layout,
         objective_kinds=[o.kind for o in schema.objectives],
         parents=schema.parents,
+        objectives=schema.learning,
         out=work / "training",
         resume=resume,
         **options.training,

@@ -12,6 +12,7 @@ from feature_eng.packing import as_served, out_of_fold, pack, write_features
 from feature_eng.plan import Plan
 from feature_eng.plan_files import load_plan
 from feature_eng.workflow import load_workflow
+from models.feature_shards import Features
 from tests.conftest import Shop
 
 STATISTICS = {"item_ctr", "item_purchase_rate", "user_ctr", "item_impressions"} | {
@@ -70,6 +71,45 @@ def test_training_differs_from_serving_in_statistics_alone(features: tuple[Path,
     for index, name in enumerate(plan.layout.continuous):
         same = np.allclose(training[1][:, index], served[1][:, index], rtol=1e-5, atol=1e-6)
         assert same == (name not in STATISTICS), name
+
+
+def write_parts(log: Path, parts: int = 3) -> None:
+    log.mkdir()
+    for part in range(parts):
+        rows = np.arange(part * 1_000, (part + 1) * 1_000)
+        frame = pd.DataFrame({"a": rows, "click": (rows % 10 == 0).astype(np.float32), "place": rows % 7 + 1.0})
+        frame.to_parquet(log / f"part-0000{part}.parquet")
+
+
+def rows_of(table: Any) -> tuple[Any, Any]:
+    return table.column("a").to_numpy()[:, None], np.ones((table.num_rows, 1), np.float32)
+
+
+def test_positions_stand_beside_the_labels_of_their_rows(tmp_path: Path) -> None:
+    write_parts(tmp_path / "log")
+    layout = Layout((Slot("a", 9),), ("x",))
+    write_features(rows_of, tmp_path / "log", ["click"], layout, tmp_path / "out", position="place")
+    rows, positions = (np.load(tmp_path / "out" / f"{name}.npy") for name in ("categorical", "positions"))
+    np.testing.assert_array_equal(positions, rows % 7 + 1)
+    batch = Features.open(tmp_path / "out").read(5, 8)[2]
+    assert batch.tolist() == [[0, 6], [0, 7], [0, 1]]
+
+
+def test_a_share_of_the_negatives_is_packed_and_every_other_row(tmp_path: Path) -> None:
+    write_parts(tmp_path / "log")
+    layout, done = Layout((Slot("a", 9),), ("x",)), list[int]()
+    sampling: dict[str, Any] = {"sampled": "click", "negatives": 0.25, "position": "place"}
+    written = write_features(rows_of, tmp_path / "log", ["click"], layout, tmp_path / "out", done.append, **sampling)
+    arrays = [np.load(tmp_path / "out" / f"{name}.npy")[:, 0] for name in ("categorical", "labels", "positions")]
+    rows, labels, positions = arrays
+    assert done == [1_000] * 3  # rows read
+    assert written == len(rows) == len(np.unique(rows))
+    np.testing.assert_array_equal(labels, rows % 10 == 0)
+    np.testing.assert_array_equal(positions, rows % 7 + 1)
+    assert labels.sum() == 300
+    assert (labels == 0).sum() / 2_700 == pytest.approx(0.25, abs=0.03)
+    write_features(rows_of, tmp_path / "log", ["click"], layout, tmp_path / "again", **sampling)
+    np.testing.assert_array_equal(np.load(tmp_path / "again" / "categorical.npy")[:, 0], rows)
 
 
 def test_features_appear_only_once_they_are_whole(tmp_path: Path) -> None:

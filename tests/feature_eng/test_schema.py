@@ -1,14 +1,16 @@
 """The schema: what it accepts, what it says of what it does not."""
 
 import re
+from inspect import signature
 
 import pydantic
 import pytest
 import yaml
 
 from feature_eng.inputs import Input
-from feature_eng.schema import Continuous, SchemaError, Step, sources
+from feature_eng.schema import LEARNING, Continuous, SchemaError, Step, sources
 from feature_eng.schema_file import dump_schema, json_schema, load_schema, parse_schema, save_schema
+from models.objective_losses import ObjectiveLoss
 
 SHOP = """\
 name: shop
@@ -142,6 +144,35 @@ def test_the_fingerprint_ignores_comments_and_sees_everything_else() -> None:
     assert parse_schema(SHOP).with_dtypes({"user_id": "int64"}).fingerprint != plain
 
 
+def test_what_a_schema_leaves_alone_is_not_in_its_fingerprint() -> None:
+    plain = parse_schema(SHOP)
+    assert plain.fingerprint == "19aaf4765e6b687b"  # as before objectives could be told how to learn
+    assert parse_schema(SHOP.replace("given: click", "given: click, estimator: dr")).fingerprint != plain.fingerprint
+    assert parse_schema(SHOP.replace("time: t", "position: place\ntime: t")).fingerprint != plain.fingerprint
+    assert parse_schema(SHOP.replace("given: click", "given: click, estimator: esmm")).fingerprint == plain.fingerprint
+
+
+def test_objectives_tell_how_they_are_learnt() -> None:
+    text = SHOP.replace("label: clicked", "label: clicked, negatives: 0.25, focusing: 2")
+    text = text.replace("given: click", "given: click, estimator: ipw").replace(
+        "given: purchase", "given: purchase, loss: quantile, quantile: 0.9"
+    )
+    schema = parse_schema(text)
+    assert schema.learning == {
+        "estimators": ["esmm", "ipw", "esmm"],
+        "value_losses": ["gamma", "gamma", "quantile"],
+        "focusings": [2, 0, 0],
+        "negatives": [0.25, 1, 1],
+        "quantiles": [0.5, 0.5, 0.9],
+    }
+    assert schema.sampled is not None
+    assert (schema.sampled.label, schema.sampled.negatives) == ("clicked", 0.25)
+    assert parse_schema(dump_schema(schema)) == schema
+    assert parse_schema(SHOP).learning == {}
+    assert parse_schema(SHOP).sampled is None
+    assert set(signature(ObjectiveLoss).parameters) >= set(LEARNING.values())
+
+
 def test_a_schema_cannot_be_changed() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         parse_schema(SHOP).name = "other"
@@ -272,7 +303,7 @@ OBJECTIVE_FAULTS = {
     "{name: x, kind: binari, label: y}": (r"kind: must be binary or value; got 'binari' \(did you mean binary\?\)"),
     "{name: x, kind: binary}": r"objectives\[3\]\.label: must be given; got nothing",
     "{name: x, kind: binary, label: y, givn: click}": (
-        r"givn: is not a known key \(did you mean given\?\); known: given, kin"
+        r"givn: is not a known key \(did you mean given\?\); known: entire_space_weight, estimator, focusing, given, kin"
     ),
     "{name: x, kind: binary, label: y, given: clck}": (
         r"given: must be an objective \(did you mean click\?\); got clck"
@@ -280,6 +311,35 @@ OBJECTIVE_FAULTS = {
     "{name: x, kind: binary, label: y, given: revenue}": (r"given: must be a binary objective; got revenue, a value"),
     "{name: x, kind: binary, label: y, given: x}": r"given: must stand before x; got x",
     "{name: click, kind: binary, label: y}": (r"objectives\[3\]\.name: must be unique; got click, which entry 0 has"),
+    "{name: x, kind: value, label: y, focusing: 2}": r"focusing: must be left out for a value objective; got 2\.0",
+    "{name: x, kind: binary, label: y, loss: ziln}": r"loss: must be left out for a binary objective; got ziln",
+    "{name: x, kind: value, label: y, loss: zlin}": (
+        r"loss: must be gamma, ziln, squared_log or quantile; got 'zlin' \(did you mean ziln\?\)"
+    ),
+    "{name: x, kind: value, label: y, loss: quantile}": r"quantile: must be given where loss is quantile; got nothing",
+    "{name: x, kind: value, label: y, quantile: 0.9}": (
+        r"quantile: must be left out unless loss is quantile; got 0\.9 with gamma"
+    ),
+    "{name: x, kind: value, label: y, loss: quantile, quantile: 1}": r"quantile: must be less than 1; got 1",
+    "{name: x, kind: binary, label: y, estimator: ipw}": (
+        r"estimator: must be left out but for a binary objective with a given; got ipw"
+    ),
+    "{name: x, kind: binary, label: y, given: click, propensity_floor: 0.1}": (
+        r"propensity_floor: must be left out unless estimator is ipw or dr; got 0\.1 with esmm"
+    ),
+    "{name: x, kind: binary, label: y, given: click, entire_space_weight: 2}": (
+        r"entire_space_weight: must be left out unless estimator is ipw, dr or entire_space; got 2\.0 with esmm"
+    ),
+    "{name: x, kind: binary, label: y, given: click, negatives: 0.5}": (
+        r"negatives: must be left out for an objective with a given; got 0\.5"
+    ),
+    "{name: x, kind: binary, label: y, negatives: 0.5}": (
+        r"negatives: must be left out unless each other objective is given this one, at once or through others; "
+        r"got 0\.5 beside click, purchase, revenue"
+    ),
+    "{name: x, kind: binary, label: y, negatives: 0}": r"negatives: must be greater than 0; got 0",
+    "{name: x, kind: binary, label: y, positive_weight: -1}": r"positive_weight: must be greater than 0; got -1",
+    "{name: x, kind: binary, label: y, label_smoothing: 1}": r"label_smoothing: must be less than 1; got 1",
 }
 
 
@@ -305,6 +365,16 @@ TOP_FAULTS = [
         "{click: 0.5, revenue: 2}",
         "{clik: 1}",
         r"blend\.weights\.clik: must be an objective \(did you mean click\?\); got clik",
+    ),
+    (
+        "name: shop\n",
+        "name: shop\nposition: price\n",
+        r"schema:2 position: must not be a declared column, which serving would need; got price",
+    ),
+    (
+        "name: shop\n",
+        "name: shop\nposition: clicked\n",
+        r"schema:2 position: must be a column of its own, no label and no key; got clicked",
     ),
     ("kind: linear", "kind: linar", r"blend\.kind: must be linear or geometric; got 'linar' \(did you mean linear\?\)"),
     ("kind: linear, w", "kind: linear, scale: 1, w", r"blend\.scale: is not a known key; known: kind, weights"),
