@@ -303,7 +303,7 @@ OBJECTIVE_FAULTS = {
     "{name: x, kind: binari, label: y}": (r"kind: must be binary or value; got 'binari' \(did you mean binary\?\)"),
     "{name: x, kind: binary}": r"objectives\[3\]\.label: must be given; got nothing",
     "{name: x, kind: binary, label: y, givn: click}": (
-        r"givn: is not a known key \(did you mean given\?\); known: entire_space_weight, estimator, focusing, given, kin"
+        r"givn: is not a known key \(did you mean given\?\); known: entire_space_weight, estimator, focusing, given, k"
     ),
     "{name: x, kind: binary, label: y, given: clck}": (
         r"given: must be an objective \(did you mean click\?\); got clck"
