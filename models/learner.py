@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -34,7 +33,7 @@ class Learner(pl.LightningModule):
         loss: of the ranker's objectives; its towers are trained beside the ranker.
         training: source of training batches.
         validation: source of validation batches.
-        epochs: passes over the training rows that the learning rate is spread over.
+        epochs: most passes over the training rows.
         batch_rows: rows of a training batch.
         lr: highest learning rate.
         warmup: share of all steps over which the learning rate rises to `lr`, in [0, 1).
@@ -77,7 +76,8 @@ class Learner(pl.LightningModule):
         self.training_source = training
         self.validation_source = validation
         self.batch_rows = batch_rows
-        self.steps = epochs * len(training(batch_rows, 0))
+        self.batches = len(training(batch_rows, 0))
+        self.steps = epochs * self.batches
         self.lr = lr
         self.warmup = warmup
         self.weight_decay = weight_decay
@@ -203,17 +203,14 @@ class Learner(pl.LightningModule):
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
-    """Return the share of the highest learning rate at a step: a linear rise, then half a cosine down to 0.
+    """Return the share of the highest learning rate at a step: a linear rise, then all of it.
 
     Args:
         step: from 0.
         steps: of the whole training.
         warmup: share of all steps that the rise takes, in [0, 1).
     """
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+    return min(1.0, (step + 1) / max(1, round(warmup * steps)))
 
 
 def normalised_losses(losses: Tensor, base_losses: Tensor, counts: Tensor, is_value: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from feature_eng.layout import Layout
+from models.averaging import PolynomialAveraging
 from models.feature_shards import Features, Summary, batch_source, summarise
 from models.learner import Learner
 from models.objective_losses import ObjectiveLoss, unsampled_rates
@@ -26,6 +27,9 @@ from models.ranker import Ranker
 
 # Above this many rows of the embedding table, a full gradient costs more than SparseAdam's bookkeeping.
 DENSE_TABLE_ROWS = 500_000
+
+# Steps of an epoch whose weights count for the average.
+AVERAGED_AN_EPOCH = 200
 
 _NOISE = (
     ".*does not have many workers.*",
@@ -66,6 +70,7 @@ def train(
     patience: int = 2,
     lr: float = 3e-3,
     warmup: float = 0.05,
+    averaging: float | None = 9.0,
     weight_decay: float = 1e-4,
     embedding_decay: float = 1e-2,
     loss_weights: Sequence[float] | None = None,
@@ -92,7 +97,9 @@ def train(
         epochs: most passes over the training rows.
         patience: epochs without a better validation after which training stops.
         lr: highest learning rate.
-        warmup: share of all steps over which the learning rate rises, in [0, 1).
+        warmup: share of all steps over which the learning rate rises, in [0, 1); it stays from then on.
+        averaging: how far the average of the weights, which is what predicts, leans towards the latest steps, as
+            `PolynomialAveraging` explains; None keeps the weights of the last step.
         weight_decay: AdamW's, of all weights but biases and embeddings.
         embedding_decay: AdamW's, of embeddings.
         loss_weights: weight of each objective's loss, (K,); all 1 where absent.
@@ -105,7 +112,8 @@ def train(
         progress: whether to show a progress bar where stderr is a terminal.
 
     Raises:
-        ValueError: an unknown logger, objectives that make no chain, or features that do not fit the layout.
+        ValueError: an unknown logger, `averaging` below 0, objectives that make no chain, or features that do not fit
+            the layout.
     """
     sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
     for source in sources:
@@ -157,7 +165,10 @@ def train(
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,
             logger=_loggers(loggers, out),
-            callbacks=_callbacks(checkpoints, patience if validation is not None else None, shown),
+            callbacks=[
+                *_averaging(averaging, learner),
+                *_callbacks(checkpoints, patience if validation is not None else None, shown),
+            ],
             enable_progress_bar=shown,
             enable_model_summary=False,
         )
@@ -213,6 +224,14 @@ def _best(learner: Learner, checkpoints: Path) -> Training:
     ranker = learner.ranker.cpu().eval()
     ranker.load_state_dict(weights)
     return Training(ranker, tuple(history), scores.index(min(scores)))
+
+
+def _averaging(recency: float | None, learner: Learner) -> list[Callback]:
+    """Return what averages the weights, often enough to miss nothing and seldom enough for tables of any size."""
+    if recency is None:
+        return []
+    optimizers = 2 if learner.ranker.options["sparse_embedding"] else 1
+    return [PolynomialAveraging(recency, optimizers * max(1, learner.batches // AVERAGED_AN_EPOCH))]
 
 
 def _callbacks(checkpoints: Path, patience: int | None, progress: bool) -> list[Callback]:
