@@ -226,7 +226,7 @@ class Objective(_Strict):
     )
     propensity_floor: float = Field(0.05, gt=0, le=1, description="least p(given) that ipw and dr divide by")
     entire_space_weight: float = Field(
-        1.0, ge=0, allow_inf_nan=False, description="of the second loss that ipw, dr and entire_space have"
+        0.1, ge=0, allow_inf_nan=False, description="of the second loss that ipw, dr and entire_space have"
     )
     loss: Literal["gamma", "ziln", "squared_log", "quantile"] = Field("gamma", description="of a value")
     quantile: float = Field(0.5, gt=0, lt=1, description="which one a value with `loss: quantile` predicts")

@@ -124,7 +124,8 @@ class Shop:
         favourites: (U, 2) categories that a user likes beyond the segment's taste.
         user_click: (U,) log-odds that no column but the id shows.
         user_purchase: (U,) the same of a purchase.
-        gullibility: (U,) how far loud items draw a user to click and then disappoint, standard normal.
+        gullibility: (U,) how far loud items draw a user to click and then disappoint, of deviation 1 or so; four fifths
+            of its variance are the segment's.
         category: (I,) index into `CATEGORIES`.
         brand: (I,) index into `BRANDS`.
         price: (I,) in the shop's currency.
@@ -181,9 +182,8 @@ def make_shop(dials: Dials) -> Shop:
         "more": rng.uniform(0.05, 1.0, pairs),
         **_draw_users(dials, rng),
         **_draw_items(dials, rng),
-        # drawn apart, so that the rest of a shop is the same with it and without
-        "gullibility": np.random.default_rng((dials.seed, 2)).normal(0, 1, dials.users),
     }
+    drawn["gullibility"] = _draw_gullibility(dials, drawn["segment"])
     single = {name: a.astype(np.float32) if a.dtype == np.float64 else a for name, a in drawn.items()}
     return Shop(dials, **single)
 
@@ -199,6 +199,14 @@ def _draw_users(dials: Dials, rng: np.random.Generator) -> dict[str, npt.NDArray
         "user_click": rng.normal(0, 0.15, count),
         "user_purchase": rng.normal(0, 0.1, count),
     }
+
+
+def _draw_gullibility(dials: Dials, segment: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """Draw a trait apart from all others, so that the rest of a shop is the same with it and without."""
+    rng = np.random.default_rng((dials.seed, 2))
+    shared = rng.permutation(np.linspace(-1.464, 1.464, len(SEGMENTS)))  # of deviation 1
+    drawn: npt.NDArray[np.float64] = 0.8**0.5 * shared[segment] + 0.2**0.5 * rng.normal(0, 1, dials.users)
+    return drawn
 
 
 def _draw_items(dials: Dials, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:

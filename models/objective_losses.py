@@ -93,7 +93,7 @@ class ObjectiveLoss(nn.Module):
         self.focusings = _numbers("focusings", focusings, 0.0, count)
         self.negatives = _numbers("negatives", negatives, 1.0, count)
         self.propensity_floors = _numbers("propensity_floors", propensity_floors, 0.05, count)
-        self.entire_space_weights = _numbers("entire_space_weights", entire_space_weights, 1.0, count)
+        self.entire_space_weights = _numbers("entire_space_weights", entire_space_weights, 0.1, count)
         self.quantiles = _numbers("quantiles", quantiles, 0.5, count)
         multiplied = chain_parents(kinds, parents, estimators)
         self.multiplied = multiplied
@@ -145,7 +145,7 @@ class ObjectiveLoss(nn.Module):
                     conditional = happened * own / propensity
                     if imputed is not None and estimator == "dr":
                         expected = imputed[:, self.imputed.index(k)]
-                        conditional = self._doubly_robust(k, steps, misses, expected, own, happened / propensity)
+                        conditional = self._doubly_robust(k, steps, misses, expected, label, own, happened / propensity)
                     loss = conditional + self.entire_space_weights[k] * loss
             sums.append((loss * counted).sum())
             counts.append(counted.sum())
@@ -203,13 +203,13 @@ class ObjectiveLoss(nn.Module):
         return steps, misses, log_p, log_not
 
     def _doubly_robust(
-        self, k: int, steps: Tensor, misses: Tensor, expected: Tensor, own: Tensor, weights: Tensor
+        self, k: int, steps: Tensor, misses: Tensor, expected: Tensor, label: Tensor, own: Tensor, weights: Tensor
     ) -> Tensor:
         """Return the doubly robust loss, and that of the imputation tower, of logits `expected` (B,)."""
-        imputed_label = expected.sigmoid()
-        error = self._binary_loss(k, steps[:, k], misses[:, k], imputed_label.detach())
-        own_imputed = self._binary_loss(k, steps[:, k].detach(), misses[:, k].detach(), imputed_label)
-        return error + weights * (own - error) + weights * (own.detach() - own_imputed).square()
+        error = self._binary_loss(k, steps[:, k], misses[:, k], expected.sigmoid().detach())
+        # the paper's squared error of errors is least at the same tower, but tells it little where p(k | parent) is 1/2
+        fit = F.binary_cross_entropy_with_logits(expected, label, reduction="none")
+        return error + weights * (own - error) + weights * fit
 
     def _binary_loss(self, k: int, log_p: Tensor, log_not: Tensor, label: Tensor) -> Tensor:
         return binary_loss(

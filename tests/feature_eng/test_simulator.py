@@ -222,6 +222,9 @@ def test_confounding_moves_clicks_and_purchases_apart_and_nothing_else() -> None
     np.testing.assert_allclose(moved, 0.8 * np.column_stack([caught, -caught]), atol=1e-4)
     np.testing.assert_array_equal(after[:, 2], before[:, 2])
     assert np.corrcoef(plain.loudness, plain.click_appeal)[0, 1] > 0.5
+    means = np.array([plain.gullibility[plain.segment == s].mean() for s in range(6)])
+    assert means[plain.segment].var() / plain.gullibility.var() == pytest.approx(0.8, abs=0.1)
+    assert plain.gullibility.std() == pytest.approx(1, abs=0.1)
 
 
 def test_confounded_clicks_convert_worse_than_what_is_not_clicked_would() -> None:

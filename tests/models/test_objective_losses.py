@@ -188,7 +188,8 @@ def test_the_doubly_robust_loss_adds_what_is_imputed_and_corrects_it_where_click
     cross_entropy = -(imputed * np.log(q) + (1 - imputed) * np.log(1 - q))
     error = np.where(bought, -np.log(q), -np.log(1 - q)) - cross_entropy
     weights = clicked / np.maximum(p, 0.05)
-    assert total == pytest.approx((cross_entropy + weights * error + weights * error**2).sum(), rel=1e-5)
+    fit_of_tower = np.where(bought, -np.log(imputed), -np.log(1 - imputed))
+    assert total == pytest.approx((cross_entropy + weights * (error + fit_of_tower)).sum(), rel=1e-5)
 
 
 def test_a_doubly_robust_loss_is_right_where_propensities_are_wrong_and_imputations_right() -> None:
