@@ -15,6 +15,7 @@ class EmbeddingTable(nn.Module):
         widths: columns of each slot in `categorical`, (C,), summing to S.
         embedding: width E of every vector.
         sparse: whether gradients hold only the rows of a batch, for tables too big for a full gradient.
+        tables: index of the slot whose rows each slot reads, or -1 for its own, (C,); all their own where absent.
     """
 
     offsets: Tensor
@@ -22,17 +23,26 @@ class EmbeddingTable(nn.Module):
     starts: Tensor
 
     def __init__(
-        self, cardinalities: Sequence[int], widths: Sequence[int], embedding: int, *, sparse: bool = False
+        self,
+        cardinalities: Sequence[int],
+        widths: Sequence[int],
+        embedding: int,
+        *,
+        sparse: bool = False,
+        tables: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        first_rows = torch.tensor([0, *cardinalities]).cumsum(0)
+        owners = [slot if owner < 0 else owner for slot, owner in enumerate(tables or [-1] * len(widths))]
+        owned = [ids if owners[slot] == slot else 0 for slot, ids in enumerate(cardinalities)]
+        ends = torch.tensor([0, *owned]).cumsum(0)
+        first_rows = ends[owners]
         columns = torch.tensor(widths)
         slot_of = torch.arange(len(widths)).repeat_interleave(columns)
         self.sparse = sparse
         self.outputs = len(widths) * embedding
         self.lists = max(widths) > 1
-        vectors = torch.randn(int(first_rows[-1]), embedding) * 0.05
-        vectors[first_rows[:-1][columns > 1]] = 0.0  # what fills a list up adds nothing, and never learns
+        vectors = torch.randn(int(ends[-1]), embedding) * 0.05
+        vectors[first_rows[columns > 1]] = 0.0  # what fills a list up adds nothing, and never learns
         self.weight = nn.Parameter(vectors)
         buffers = {
             "offsets": first_rows[slot_of].int(),
@@ -64,14 +74,34 @@ class FusedEmbedding(nn.Module):
         widths: columns of each slot in `categorical`, (C,), summing to S.
         embeddings: width of each slot's vector, (C,).
         sparse: see `EmbeddingTable`.
+        tables: see `EmbeddingTable`.
+
+    Raises:
+        ValueError: a slot reads rows that are not another's own, or not as many and as wide as it needs.
     """
 
     order: Tensor
 
     def __init__(
-        self, cardinalities: Sequence[int], widths: Sequence[int], embeddings: Sequence[int], *, sparse: bool = False
+        self,
+        cardinalities: Sequence[int],
+        widths: Sequence[int],
+        embeddings: Sequence[int],
+        *,
+        sparse: bool = False,
+        tables: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        owners = list(tables or [-1] * len(widths))
+        for slot, owner in enumerate(owners):
+            if owner >= 0 and (
+                owners[owner] >= 0
+                or (cardinalities[owner], embeddings[owner]) != (cardinalities[slot], embeddings[slot])
+            ):
+                raise ValueError(
+                    "slot_tables must be -1 or a slot with rows of its own, as many and as wide; "
+                    f"got {owner} for slot {slot}"
+                )
         slot_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths, dtype=torch.long))
         self.outputs = sum(embeddings)
         self.tables = nn.ModuleList()
@@ -79,8 +109,11 @@ class FusedEmbedding(nn.Module):
         for embedding in sorted(set(embeddings)):
             slots = [i for i, e in enumerate(embeddings) if e == embedding]
             own = ([cardinalities[i] for i in slots], [widths[i] for i in slots])
-            self.tables.append(EmbeddingTable(*own, embedding, sparse=sparse))
+            read = [slots.index(owners[i]) if owners[i] >= 0 else -1 for i in slots]
+            self.tables.append(EmbeddingTable(*own, embedding, sparse=sparse, tables=read))
             columns.append(torch.isin(slot_of, torch.tensor(slots)).nonzero().flatten())
+        by_table = sorted(range(len(widths)), key=lambda slot: embeddings[slot])
+        self.begins = [sum(embeddings[s] for s in by_table[: by_table.index(slot)]) for slot in range(len(widths))]
         self.columns_of_tables = [len(own) for own in columns]
         self.register_buffer("order", torch.cat(columns) if columns else torch.zeros(0).long(), persistent=False)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models.experts import MultiGateMixture, SharedBottom
+from models.histories import HISTORIES
+from models.histories.encoding import HistoryEncoding, check_targets, places
+from models.interactions import INTERACTIONS
 from models.layers import BatchedDot, BatchedMLP, Dropout, FusedEmbedding, LowRankCross, Standardize
 from models.objectives import ObjectiveChain, constant_logits
+from models.sharing import SHARING
+from models.side_towers import SideTowers, sided
 
 
 class Ranker(nn.Module):
     """Fused embedding → feature crosses → shared bottom or experts → a tower per objective → chained predictions.
+
+    Histories are encoded behind the embedding, towers by side come before the crosses, and products of slots' vectors
+    join what they give; each is left out unless asked for.
 
     Args:
         cardinalities: ids of each categorical slot, (C,).
@@ -33,8 +41,20 @@ class Ranker(nn.Module):
         embedding_dropout: share of embedded features dropped in training, in [0, 1).
         crosses: number of cross layers; 0 leaves them out.
         cross_rank: rank of a cross layer's matrix.
+        interactions: products of slots' vectors beside the crosses, `none` or out of `INTERACTIONS`.
+        sharing: how objectives share layers, out of `SHARING`.
         experts: number of experts E; 1 is a bottom that all objectives share.
+        task_experts: number of an objective's own experts at a level of `ple`.
+        levels: number of levels of `ple`.
         expert_widths: widths of an expert's layers.
+        histories: how a list with a target is read, `mean` as any list, or out of `HISTORIES`.
+        history_targets: index of the slot that each list is a history of, or -1, (C,); all -1 where absent.
+        history_width: hidden width of `attention`.
+        history_layers: number of blocks of `transformer`.
+        slot_tables: index of the slot whose vectors a slot reads, or -1 for its own, (C,); all -1 where absent.
+        side_towers: widths of a perceptron for each side's features, before the crosses; none where empty.
+        slot_sides: `user`, `item` or `context` for each slot, (C,); all of one side where absent.
+        continuous_sides: the same for each continuous feature, (D,).
         tower_widths: widths of a tower's hidden layers.
         dropout: share of hidden units dropped in training, in [0, 1).
         continuous_means: mean of each continuous feature on the training rows, (D,); 0 where absent.
@@ -42,7 +62,8 @@ class Ranker(nn.Module):
         base_rates: mean label where the parent happened, (K,); predictions start there, at 0.5 or 1 where absent.
 
     Raises:
-        ValueError: the objectives make no chain, or there is no feature.
+        ValueError: the objectives make no chain, there is no feature, a name is unknown, `interactions` of slots of
+            more than one width, or a history's target, a table or a side that is not possible.
     """
 
     def __init__(
@@ -61,9 +82,21 @@ class Ranker(nn.Module):
         embedding_dropout: float = 0.1,
         crosses: int = 1,
         cross_rank: int = 16,
+        interactions: str = "none",
+        sharing: str = "mmoe",
         experts: int = 1,
+        task_experts: int = 1,
+        levels: int = 2,
         expert_widths: Sequence[int] = (64,),
         tower_widths: Sequence[int] = (),
+        histories: str = "mean",
+        history_targets: Sequence[int] | None = None,
+        history_width: int = 16,
+        history_layers: int = 1,
+        slot_tables: Sequence[int] | None = None,
+        side_towers: Sequence[int] = (),
+        slot_sides: Sequence[str] | None = None,
+        continuous_sides: Sequence[str] | None = None,
         dropout: float = 0.1,
         continuous_means: Sequence[float] | None = None,
         continuous_scales: Sequence[float] | None = None,
@@ -78,15 +111,47 @@ class Ranker(nn.Module):
         embeddings = [own or embedding for own in slot_embeddings or [None] * len(cardinalities)]
         self.chain = ObjectiveChain(objective_kinds, parents, estimators, value_losses)
         self.standardize = Standardize(continuous_means or [0.0] * continuous, continuous_scales or [1.0] * continuous)
-        self.embedding = FusedEmbedding(cardinalities, widths, embeddings, sparse=sparse_embedding)
-        self.embedding_dropout = Dropout(embedding_dropout)
-        inputs = self.embedding.outputs + continuous
-        self.cross = LowRankCross(inputs, crosses, cross_rank)
-        self.shared = (
-            SharedBottom(inputs, expert_widths, len(parents), dropout)
-            if experts == 1
-            else MultiGateMixture(inputs, experts, expert_widths, len(parents), dropout)
+        targets = list(history_targets or [-1] * len(widths))
+        check_targets(widths, embeddings, targets)
+        encoder = _named("histories", histories, HISTORIES, "mean")
+        targets = targets if encoder else [-1] * len(widths)
+        slot_of = places(widths, targets)
+        tables = list(slot_tables or [-1] * len(widths))
+        owners = [slot_of.index(slot if tables[slot] < 0 else tables[slot]) for slot in slot_of]
+        self.embedding = FusedEmbedding(
+            [cardinalities[slot] for slot in slot_of],
+            [1 if targets[slot] >= 0 else widths[slot] for slot in slot_of],
+            [embeddings[slot] for slot in slot_of],
+            sparse=sparse_embedding,
+            tables=[-1 if owner == place else owner for place, owner in enumerate(owners)],
         )
+        self.histories: HistoryEncoding | None = None
+        begins = self.embedding.begins
+        if encoder and max(targets, default=-1) >= 0:
+            settings = {"dropout": dropout, "width": history_width, "layers": history_layers}
+            self.histories = HistoryEncoding(widths, embeddings, targets, begins, partial(encoder, **settings))
+            begins = self.histories.begins
+        self.embedding_dropout = Dropout(embedding_dropout)
+        inputs = sum(embeddings) + continuous
+        self.sides: SideTowers | None = None
+        by_place = sorted(range(len(widths)), key=begins.__getitem__)  # slots as their vectors stand in x
+        slots = sided(slot_sides, len(widths), "slot_sides")
+        sides = [slots[slot] for slot in by_place for _ in range(embeddings[slot])]
+        sides += sided(continuous_sides, continuous, "continuous_sides")
+        if side_towers:
+            self.sides = SideTowers(sides, side_towers, dropout)
+            inputs = self.sides.outputs
+        self.cross = LowRankCross(inputs, crosses, cross_rank)
+        self.products = None
+        product = _named("interactions", interactions, INTERACTIONS, "none")
+        if product:
+            if len(set(embeddings)) > 1:
+                raise ValueError(f"interactions must have slots of one embedding width; got {embeddings}")
+            self.products = product(len(widths), embedding if not embeddings else embeddings[0])
+            inputs += self.products.outputs
+        share = _named("sharing", sharing, SHARING)
+        numbers = {"experts": experts, "task_experts": task_experts, "levels": levels}
+        self.shared = share(inputs, expert_widths, parents, dropout, **numbers)
         self.towers = BatchedMLP(len(parents), self.shared.outputs, tower_widths, dropout)
         self.heads = BatchedDot(self.chain.logits, self.towers.outputs)
         with torch.no_grad():
@@ -98,8 +163,16 @@ class Ranker(nn.Module):
 
     def hidden(self, categorical: Tensor, continuous: Tensor) -> Tensor:
         """Map ids (B, S) and features (B, D) to what each objective's logits are computed from, (K, B, H)."""
-        vectors = self.embedding_dropout(self.embedding(categorical))
-        x = self.cross(torch.cat([vectors, self.standardize(continuous)], 1))
+        vectors = self.embedding(categorical)
+        if self.histories is not None:
+            vectors = self.histories(categorical, vectors)
+        vectors = self.embedding_dropout(vectors)
+        x = torch.cat([vectors, self.standardize(continuous)], 1)
+        if self.sides is not None:
+            x = self.sides(x)
+        x = self.cross(x)
+        if self.products is not None:
+            x = torch.cat([x, self.products(vectors)], 1)
         y: Tensor = self.towers(self.shared(x))
         return y
 
@@ -122,6 +195,16 @@ class Ranker(nn.Module):
         """
         predictions: Tensor = self.chain(self.logits(categorical, continuous))
         return predictions
+
+
+def _named(argument: str, name: str, known: Mapping[str, Callable[..., Any]], none: str | None = None) -> Any:
+    """Return what a name stands for, None for that of nothing."""
+    if name == none:
+        return None
+    if name not in known:
+        names = [*([none] if none else []), *known]
+        raise ValueError(f"{argument} must be one of {', '.join(names)}; got {name!r}")
+    return known[name]
 
 
 def save_ranker(ranker: Ranker, folder: Path) -> None:
