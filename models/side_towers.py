@@ -1,7 +1,5 @@
 """Towers by side: a perceptron each for what is known of the user, of the item and of the context."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Vectors of all slots, where some lists are read beside the slot that they are the history of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """FiBiNET: a bilinear product of every two slots' vectors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """FwFM: a weighted inner product of every two slots' vectors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

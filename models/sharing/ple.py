@@ -1,7 +1,5 @@
 """PLE: levels of experts, some shared and some of one objective alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
