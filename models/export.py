@@ -6,15 +6,14 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from models.ranker import Ranker
 
-
-def export_ranker(ranker: Ranker, path: Path) -> None:
+def export_ranker(ranker: nn.Module, path: Path) -> None:
     """Write a ranker as frozen TorchScript that `torch.jit.load` reads, on a CPU or a GPU.
 
     Args:
-        ranker: its weights are copied; it is left as it is.
+        ranker: a `Ranker`, calibrated or not; its weights are copied, and it is left as it is.
         path: the file; its folder is made where it does not exist.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
