@@ -10,8 +10,13 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
+from feature_eng.layout import Layout
 from feature_eng.log_checks import LogPolicies
 from feature_eng.log_sources import Paths, file_stamps, log_files
 from feature_eng.logs import prepare_log
@@ -24,11 +29,15 @@ from feature_eng.schema import Schema
 from feature_eng.schema_file import load_schema, save_schema
 from feature_eng.splitting import Split
 from feature_eng.workflow import fit_workflow, load_workflow, save_workflow
+from models.calibration import METHODS, CalibratedRanker, fit_calibration
 from models.export import export_ranker
+from models.feature_shards import Features
+from models.objectives import chain_parents
 from models.ranker import Ranker, save_ranker
 from models.training import train
 from steelyard.bundle import Bundle, open_bundle, write_manifest
 from steelyard.evaluating import evaluate_parts, save_popularity
+from steelyard.relations import relations
 
 # Under a run's folder: what becomes the bundle, beside the stages that only lead there.
 BUNDLE = "bundle"
@@ -42,6 +51,8 @@ class FitOptions:
     split: Split = "time"
     validation: float = 0.1
     training: Mapping[str, Any] = field(default_factory=dict)
+    calibration: str = "none"
+    calibrate_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what must be the same for a fit to be resumed."""
@@ -50,6 +61,8 @@ class FitOptions:
             "split": self.split,
             "validation": self.validation,
             "training": dict(self.training),
+            "calibration": self.calibration,
+            "calibrate_by": self.calibrate_by,
         }
 
 
@@ -68,7 +81,7 @@ def fit(
         paths: the log.
         schema: what its columns and objectives are.
         out: folder of the bundle, which must not exist yet.
-        options: policies, split and training.
+        options: policies, split, training and calibration.
         resume: go on with the finished stages of a run with the same arguments.
         report: told what is done, a line at a time.
 
@@ -80,6 +93,9 @@ def fit(
     if out.exists():
         raise FileExistsError(f"out must not exist yet; got {out}")
     check_settings(options.training.get("ranker") or {})
+    if options.calibration not in ("none", *METHODS, "auto"):
+        known = ", ".join(("none", *METHODS, "auto"))
+        raise ValueError(f"calibration must be one of {known}; got {options.calibration!r}")
     work = out.with_name(f"{out.name}.partial")
     _claim(work, paths, schema, options, resume)
     schema = _clean(paths, schema, work, options, report)
@@ -178,8 +194,9 @@ def _features(schema: Schema, work: Path, report: Callable[[str], None]) -> Plan
 def _train(
     schema: Schema, plan: Plan, work: Path, options: FitOptions, resume: bool, report: Callable[[str], None]
 ) -> None:
-    """Train, export and evaluate the ranker."""
+    """Train, calibrate, export and evaluate the ranker."""
     validation = work / "features" / "validation"
+    segment_place(plan.layout, options.calibrate_by)
     trained = train(
         work / "features" / "train",
         validation if validation.exists() else None,
@@ -189,18 +206,81 @@ def _train(
         objectives=schema.learning,
         out=work / "training",
         resume=resume,
-        **options.training,
+        **(options.training | {"ranker": relations(schema, plan.layout) | (options.training.get("ranker") or {})}),
     )
     bundle = work / BUNDLE
     save_ranker(trained.ranker, bundle / "ranker")
-    export_ranker(trained.ranker, bundle / "ranker" / "ranker.pt")
     report(f"ranker: best epoch {trained.best_epoch + 1} of {len(trained.history)}")
+    ranker, calibration = _calibrated(trained.ranker, schema, plan.layout, work, options, report)
+    export_ranker(ranker, bundle / "ranker" / "ranker.pt")
     save_popularity(schema, work / "log" / "train", bundle / "popularity.npz")
     metrics: dict[str, Any] = {"history": list(trained.history)}
+    if calibration:
+        metrics["calibration"] = calibration
     if validation.exists():
         parts = (bundle / "plan", bundle / "ranker" / "ranker.pt", bundle / "popularity.npz")
         metrics["validation"] = evaluate_parts(schema, *parts, work / "log" / "validation").to_json()
     (bundle / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+
+
+def segment_place(layout: Layout, name: str | None) -> tuple[int, int]:
+    """Return the column of `categorical` that holds a slot's id, and the slot's cardinality; -1 and 0 without a name.
+
+    Raises:
+        ValueError: there is no such slot, or it is a list.
+    """
+    if name is None:
+        return -1, 0
+    known = [slot.name for slot in layout.categorical if slot.width == 1]
+    column = 0
+    for slot in layout.categorical:
+        if slot.name == name and name in known:
+            return column, slot.cardinality
+        column += slot.width
+    raise ValueError(f"calibrate_by must be one of {', '.join(known)}; got {name}")
+
+
+def _calibrated(
+    ranker: Ranker, schema: Schema, layout: Layout, work: Path, options: FitOptions, report: Callable[[str], None]
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Return what to export, and what was fitted for each objective; the ranker itself where nothing was asked."""
+    if options.calibration == "none":
+        return ranker, []
+    if not (work / "features" / "validation").exists():
+        report("calibration: no rows validate, so predictions pass through")
+        return ranker, []
+    predictions, labels, segments = [], [], []
+    column, cardinality = segment_place(layout, options.calibrate_by)
+    with torch.inference_mode():
+        for categorical, continuous, outcomes in Features.open(work / "features" / "validation").chunks(16_384):
+            predictions.append(ranker(categorical, continuous).numpy())
+            labels.append(outcomes[:, : len(schema.objectives)].numpy())
+            segments.append(categorical[:, max(column, 0)].numpy() if layout.categorical else np.zeros(len(outcomes)))
+    kinds = [o.kind for o in schema.objectives]
+    calibration, found = fit_calibration(
+        np.concatenate(predictions),
+        np.concatenate(labels),
+        names=schema.objective_names,
+        kinds=kinds,
+        parents=chain_parents(kinds, schema.parents, schema.learning.get("estimators")),
+        method=options.calibration,
+        requests=_validation_requests(schema, work / "log" / "validation"),
+        segments=None if column < 0 else np.concatenate(segments),
+        cardinality=cardinality,
+        segment_column=column,
+    )
+    for each in found:
+        told = each.note or f"{each.metric} {each.before:.4f}, {each.after:.4f} on rows that its maps did not see"
+        report(f"calibration of {each.objective}: {each.method}; {told}")
+    listed = [each.to_json() for each in found]
+    return ranker if calibration is None else CalibratedRanker(ranker, calibration), listed
+
+
+def _validation_requests(schema: Schema, log: Path) -> NDArray[Any] | None:
+    if schema.request is None:
+        return None
+    requests: NDArray[Any] = pq.read_table(log, columns=[schema.request]).column(0).to_numpy()
+    return requests
 
 
 def _rows(folder: Path) -> int:

@@ -39,6 +39,15 @@ def fit(
     ranker: Annotated[
         list[str] | None, typer.Option("--ranker", help="The ranker's own settings: `experts=8`; repeatable.")
     ] = None,
+    calibration: Annotated[
+        Literal["none", "platt", "temperature", "beta", "isotonic", "auto"],
+        typer.Option(
+            help="How predictions are mapped to what validation rows show; `auto` chooses for each objective."
+        ),
+    ] = "none",
+    calibrate_by: Annotated[
+        str | None, typer.Option(help="Categorical column whose values get maps of their own.")
+    ] = None,
     logger: Annotated[list[Logger] | None, typer.Option(help="Where figures go; repeatable.")] = None,
     workers: WorkersOption = 0,
     scheduler: SchedulerOption = None,
@@ -60,7 +69,7 @@ def fit(
     arguments |= {"seed": seed, "ranker": settings(ranker)} | (
         {"loggers": [each.value for each in logger]} if logger else {}
     )
-    options = FitOptions(policies(policy), split, validation, arguments)
+    options = FitOptions(policies(policy), split, validation, arguments, calibration, calibrate_by)
     with connect(workers, scheduler):
         bundle = fit_bundle(log, load_schema(schema), out, options, resume=resume, report=console.print)
     metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
