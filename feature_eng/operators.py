@@ -80,25 +80,29 @@ def list_outputs(name: str, width: int) -> list[str]:
 class VocabularyIds(_Named, StatOperator):
     """Ids of values by falling frequency: 1 null, 2 unseen, 3 rarer than `min_count`, 4 and up the others.
 
-    With a `width` the column is a list, padded with 0 to that many columns, the last values kept. NVTabular's
+    With a `width` the column is a list, padded with 0 to that many columns, the last values kept. With a `vocabulary`
+    it has the ids of that single column, which is selected behind it. NVTabular's
     Categorify gives rare and unseen values one id and fails on a batch of nulls.
     """
 
     output_dtype = np.int32
 
-    def __init__(self, name: str, min_count: int, width: int | None = None) -> None:
+    vocabulary: str | None = None  # a workflow that was saved before there was one has none
+
+    def __init__(self, name: str, min_count: int, width: int | None = None, vocabulary: str | None = None) -> None:
         super().__init__([name] if width is None else list_outputs(name, width))
-        self.name, self.min_count, self.width = name, min_count, width
+        self.name, self.min_count, self.width, self.vocabulary = name, min_count, width, vocabulary
 
     def _keys(self, column: Any) -> tuple[UInt64Array, NDArray[np.int64]]:
         array = _arrow(column)
         return (_keys(array), np.arange(len(array) + 1)) if self.width is None else _list_keys(array)
 
     def fit(self, col_selector: ColumnSelector, ddf: Any) -> Any:
-        (source,) = col_selector.names
+        source = col_selector.names[-1]
 
         def chunk(frame: Any) -> Any:
-            keys, counts = np.unique(self._keys(frame[source])[0], return_counts=True)
+            found = _keys(_arrow(frame[source])) if self.vocabulary else self._keys(frame[source])[0]
+            keys, counts = np.unique(found, return_counts=True)
             return pd.DataFrame({"key": keys, "count": counts})
 
         meta = pd.DataFrame({"key": np.array([], np.uint64), "count": np.array([], np.int64)})
@@ -119,8 +123,7 @@ class VocabularyIds(_Named, StatOperator):
         self.fitted = False
 
     def transform(self, col_selector: ColumnSelector, df: Any) -> Any:
-        (source,) = col_selector.names
-        keys, offsets = self._keys(df[source])
+        keys, offsets = self._keys(df[col_selector.names[0]])
         ids = functions.vocabulary_ids(keys, self.keys, self.ids)
         if self.width is None:
             return _frame(df, {self.name: ids})

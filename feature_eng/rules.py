@@ -35,7 +35,7 @@ def _sources(writer: Writer, op: Any, columns: list[str], registers: Registers) 
 @rule(VocabularyIds)
 def _vocabulary(writer: Writer, op: VocabularyIds, columns: list[str], registers: Registers) -> Registers:
     writer.cardinalities[op.name] = op.cardinality
-    sources = _sources(writer, op, columns, registers)
+    sources = _sources(writer, op, columns[:1], registers)  # fitting alone reads the one with the vocabulary
     null = NULL_STRING_KEY if "string" in writer.kinds[sources[0]] else NULL_INT_KEY
     keys, ids = np.append(op.keys, null), np.append(op.ids, np.int32(NULL_ID))
     return {op.name: writer.vocabulary(op.name, sources, keys, ids, op.width)}

@@ -90,6 +90,7 @@ class CategoricalList(_RawColumn):
     min_count: int = Field(1, ge=1)
     max_length: int = Field(20, ge=2, le=1000)
     embedding: int | None = Field(None, ge=1)
+    history_of: str | None = Field(None, description="categorical column whose values, vocabulary and vectors it has")
 
 
 class Text(_RawColumn):
@@ -355,8 +356,11 @@ def _without_new_defaults(dumped: dict[str, Any]) -> dict[str, Any]:
         {key: v for key, v in o.items() if key not in LEARNING or v != Objective.model_fields[key].default}
         for o in dumped["objectives"]
     ]
+    columns = [
+        {key: v for key, v in column.items() if key != "history_of" or v is not None} for column in dumped["columns"]
+    ]
     known = {key: value for key, value in dumped.items() if key != "position" or value is not None}
-    return known | {"objectives": objectives}
+    return known | {"objectives": objectives, "columns": columns}
 
 
 def sources(column: Column) -> tuple[str, ...]:

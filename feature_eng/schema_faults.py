@@ -140,6 +140,9 @@ def _cross_faults(
         if isinstance(column, DerivedColumn):
             for key, rule in _derived_faults(column, sound, named, goals, raw.get("time")):
                 yield ("columns", index, key), rule
+        if isinstance(column, CategoricalList) and column.history_of is not None:
+            for key, rule in _history_faults(column, column.history_of, sound, named):
+                yield ("columns", index, key), rule
     by_name = {objective.name: objective for _, objective in objectives}
     for index, objective in objectives:
         for rule in _chain_faults(objective, by_name, goals):
@@ -288,6 +291,26 @@ def _derived_faults(
     if isinstance(column, TimePart) and len(column.of) != (2 if column.part == "age_days" else 1):
         count = "two columns, later and earlier" if column.part == "age_days" else "one column"
         yield "of", f"must name {count} for {column.part}; got {', '.join(column.of)}"
+
+
+def _history_faults(
+    column: CategoricalList, of: str, sound: dict[str, Any], named: list[str]
+) -> Iterator[tuple[str, str]]:
+    """Find what keeps a list from having the vocabulary and the vectors of the column that it is a history of."""
+    if of not in named:
+        yield "history_of", f"must name a declared column{_nearest(of, set(named))}; got {of}"
+    target = sound.get(of)
+    if target is None:
+        return
+    if not isinstance(target, Categorical) or not target.feature:
+        yield "history_of", f"must name a categorical feature; got {of}"
+        return
+    if "min_count" in column.model_fields_set:
+        yield "min_count", f"must be left out for a history, whose vocabulary is that of {of}; got {column.min_count}"
+    if column.embedding != target.embedding:
+        yield "embedding", f"must be {target.embedding}, as that of {of}; got {column.embedding}"
+    if column.dtype and target.dtype and column.dtype != target.dtype:
+        yield "dtype", f"must be {target.dtype}, as that of {of}; got {column.dtype}"
 
 
 def line_of(root: yaml.Node | None, path: Path_) -> int:

@@ -58,6 +58,10 @@ def build_workflow(schema: Schema) -> nvt.Workflow:
 def _chain(feature: Column, schema: Schema) -> Any:
     if isinstance(feature, Categorical):
         return [feature.name] >> VocabularyIds(feature.name, feature.min_count)
+    if isinstance(feature, CategoricalList) and feature.history_of is not None:
+        target = next(c for c in schema.columns if isinstance(c, Categorical) and c.name == feature.history_of)
+        ids = VocabularyIds(feature.name, target.min_count, feature.max_length, target.name)
+        return [feature.name, target.name] >> ids
     if isinstance(feature, CategoricalList):
         return [feature.name] >> VocabularyIds(feature.name, feature.min_count, feature.max_length)
     if isinstance(feature, Text):

@@ -206,7 +206,7 @@ def _train(
         objectives=schema.learning,
         out=work / "training",
         resume=resume,
-        **(options.training | {"ranker": relations(schema, plan.layout) | (options.training.get("ranker") or {})}),
+        **{**options.training, "ranker": {**relations(schema, plan.layout), **(options.training.get("ranker") or {})}},
     )
     bundle = work / BUNDLE
     save_ranker(trained.ranker, bundle / "ranker")
