@@ -140,12 +140,43 @@ def calibration_error(labels: Array, predictions: Array, weights: Array | None =
 def calibration_error_draws(labels: Array, predictions: Array, draws: Draws, *, bins: int = 20) -> Float64Array:
     """Return the calibration error in each draw; see `calibration_error`."""
     labels, predictions = checked(labels, predictions)
+    parts = prediction_bins(predictions, bins)
+    gaps = sum(np.abs(draws.rows(part).totals(predictions[part] - labels[part])) for part in parts)
+    return ratio(np.asarray(gaps), draws.totals(np.ones(len(labels))))
+
+
+def reliability_draws(
+    labels: Array, predictions: Array, draws: Draws, *, bins: int = 20
+) -> tuple[Float64Array, Float64Array]:
+    """Return the points of a reliability diagram, over the bins of `calibration_error`.
+
+    Args:
+        labels: (B,).
+        predictions: (B,).
+        draws: of the rows.
+        bins: how many, at most.
+
+    Returns:
+        The mean prediction of each bin, and its mean label in each draw, (bins, R); NaN where a draw took none of it.
+
+    Source: Murphy and Winkler, Reliability of Subjective Probability Forecasts, Applied Statistics 1977.
+    """
+    labels, predictions = checked(labels, predictions)
+    parts = prediction_bins(predictions, bins)
+    means = np.array([predictions[part].mean() for part in parts], dtype=np.float64)
+    taken = [draws.rows(part) for part in parts]
+    rates = [
+        ratio(own.totals(labels[part]), own.totals(np.ones(len(part)))) for part, own in zip(parts, taken, strict=True)
+    ]
+    return means, np.stack(rates)
+
+
+def prediction_bins(predictions: Array, bins: int) -> list[NDArray[np.int64]]:
+    """Return the rows of each bin, by rising prediction: about equally many, and rows of one prediction together."""
     order = np.argsort(predictions, kind="stable")
     tie_starts = np.flatnonzero(run_starts(predictions[order]))
     bin_starts = tie_starts[run_starts(tie_starts * bins // len(order))]
-    parts = np.split(order, bin_starts[1:])
-    gaps = sum(np.abs(draws.rows(part).totals(predictions[part] - labels[part])) for part in parts)
-    return ratio(np.asarray(gaps), draws.totals(np.ones(len(labels))))
+    return np.split(order, bin_starts[1:])
 
 
 def bias(values: Array, predictions: Array, weights: Array | None = None) -> float:

@@ -106,6 +106,10 @@ def evaluate(
     policy: PolicyOption = None,
     replicates: Annotated[int, typer.Option(min=0, help="Bootstrap replicates behind the intervals.")] = 100,
     k: Annotated[int, typer.Option("--k", min=1, help="Places that NDCG and value captured count.")] = 10,
+    by: Annotated[
+        str | None, typer.Option(help="Judge slices too: by a column of the log, by `time`, or by who is `cold`.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw reliability diagrams here; needs matplotlib.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a bundle on a log: every objective beside popularity, and beside the truth where a log has it.
@@ -113,15 +117,26 @@ def evaluate(
     Example: `steelyard evaluate bundle shop/test`
     """
     from steelyard.bundle import open_bundle
-    from steelyard.evaluating import evaluate_log
+    from steelyard.evaluating import judge_log
     from steelyard.tables import evaluation_tables
 
-    evaluation = evaluate_log(open_bundle(bundle), log, policies(policy), k=k, replicates=replicates)
+    rows = judge_log(open_bundle(bundle), log, policies(policy), by=by)
+    evaluation = rows.evaluate(k=k, replicates=replicates)
+    masks = {name: mask for name, mask in rows.slices(by).items() if mask.any()} if by else {}
+    slices = {name: rows.evaluate(mask, k=k, replicates=replicates) for name, mask in masks.items()}
+    if plot:
+        from steelyard.reliability import plot_reliability
+
+        plot_reliability(rows, plot, replicates=replicates)
     if as_json:
-        typer.echo(json.dumps(evaluation.to_json(), indent=1))
+        listed = {"slices": {name: each.to_json() for name, each in slices.items()}} if by else {}
+        typer.echo(json.dumps(evaluation.to_json() | listed, indent=1))
         return
-    for table in evaluation_tables(evaluation):
-        Console().print(table)
+    for name, each in {"": evaluation, **slices}.items():
+        if name:
+            Console().print(f"[bold]{name}[/]: {each.rows:,} rows")
+        for table in evaluation_tables(each):
+            Console().print(table)
 
 
 def export(
