@@ -32,7 +32,8 @@ class ObjectiveLoss(nn.Module):
     - `esmm`: the cross-entropy of p(k) = p(parent) · p(k | parent) over every row, so that rows without the parent
       teach too;
     - `ipw`: that of p(k | parent) where the parent happened, over p(parent), so that it is the loss over every row had
-      the parent happened everywhere; plus the loss of `esmm` times `entire_space_weights`;
+      the parent happened everywhere, scaled to weights of mean 1 in a batch; plus the loss of `esmm` times
+      `entire_space_weights`;
     - `dr`: the same with what an imputation tower expects subtracted where the parent happened and added everywhere, so
       that it is right where either p(parent) or the tower is;
     - `entire_space`: the cross-entropy of p(k) from a logit of its own, plus max(0, p(k) - p(parent)) times
@@ -61,7 +62,8 @@ class ObjectiveLoss(nn.Module):
 
     Source: Ma et al., Entire Space Multi-Task Model, SIGIR 2018, equation 3; Wang et al., ESCM²: Entire Space
     Counterfactual Multi-Task Model, SIGIR 2022, section 4; Wang et al., Doubly Robust Joint Learning, ICML 2019,
-    section 4; Xi et al., Modeling the Sequential Dependence among Audience Multi-step Conversions, KDD 2021, section 3.
+    section 4; Swaminathan and Joachims, The Self-Normalized Estimator, NeurIPS 2015; Xi et al., Modeling the Sequential
+    Dependence among Audience Multi-step Conversions, KDD 2021, section 3.
     """
 
     def __init__(
@@ -142,11 +144,14 @@ class ObjectiveLoss(nn.Module):
                     happened = known[:, parent] * counted
                     propensity = log_p[parent].detach().exp().clamp_min(self.propensity_floors[k])
                     own = self._binary_loss(k, steps[:, k], misses[:, k], label)
-                    conditional = happened * own / propensity
+                    weights = happened / propensity
+                    conditional = weights * own
                     if imputed is not None and estimator == "dr":
                         expected = imputed[:, self.imputed.index(k)]
-                        conditional = self._doubly_robust(k, steps, misses, expected, label, own, happened / propensity)
-                    loss = conditional + self.entire_space_weights[k] * loss
+                        conditional = self._doubly_robust(k, steps, misses, expected, label, own, weights)
+                    # weights of mean 1 where the parent happened, lest a rare parent make its child drown the others
+                    scale = happened.sum() / weights.sum().clamp_min(1e-6)
+                    loss = scale * conditional + self.entire_space_weights[k] * loss
             sums.append((loss * counted).sum())
             counts.append(counted.sum())
         return torch.stack(sums), torch.stack(counts)

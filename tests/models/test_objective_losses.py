@@ -158,7 +158,8 @@ def test_inverse_propensities_weigh_the_conditional_loss_of_clicked_rows() -> No
     p, q = 1 / (1 + np.exp(-logits.numpy().T))
     conditional = np.where(bought, -np.log(q), -np.log(1 - q))
     joint = np.where(bought, -np.log(p * q), -np.log(1 - p * q))
-    expected = (conditional[clicked] / np.maximum(p[clicked], 0.3)).sum() + 0.25 * joint.sum()
+    weights = 1 / np.maximum(p[clicked], 0.3)
+    expected = (conditional[clicked] * weights / weights.mean()).sum() + 0.25 * joint.sum()
     assert sums[1].item() == pytest.approx(expected, rel=1e-5)
     assert counts.tolist() == [300, 300]
 
@@ -189,7 +190,9 @@ def test_the_doubly_robust_loss_adds_what_is_imputed_and_corrects_it_where_click
     error = np.where(bought, -np.log(q), -np.log(1 - q)) - cross_entropy
     weights = clicked / np.maximum(p, 0.05)
     fit_of_tower = np.where(bought, -np.log(imputed), -np.log(1 - imputed))
-    assert total == pytest.approx((cross_entropy + weights * (error + fit_of_tower)).sum(), rel=1e-5)
+    assert total == pytest.approx(
+        (cross_entropy + weights * (error + fit_of_tower)).sum() * clicked.sum() / weights.sum(), rel=1e-5
+    )
 
 
 def test_a_doubly_robust_loss_is_right_where_propensities_are_wrong_and_imputations_right() -> None:
