@@ -336,7 +336,7 @@ def fit_calibration(
         y, p, own_fold = labels[known, k], predictions[known, k], fold[known]
         segment = np.zeros(len(y), dtype=np.int64) if segments is None else segments[known].astype(np.int64)
         chosen = choose_method(y, p, own_fold) if (method, kind) == ("auto", "binary") and _enough(y) else method
-        fitter = _fitter(kind, chosen if chosen != "auto" else METHODS[0], errors=float(method == "auto"))
+        fitter = _fitter(kind, chosen if chosen != "auto" else METHODS[0], errors=1.96 * (method == "auto"))
         maps = _segment_maps(y, p, segment, fitter, len(groups) - 1)
         for group, each in zip(groups, maps, strict=True):
             group.append(each)
