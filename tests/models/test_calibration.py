@@ -161,7 +161,7 @@ def test_the_exported_calibration_gives_the_fitted_maps_numbers_and_bounds_child
         replicates=10,
     )
     assert calibration is not None
-    judged = found[:2] if method == "auto" else found  # auto leaves a value's segment alone unless it is clearly off
+    judged = found[:2] if method == "auto" else found  # auto maps a value by itself only where it is clearly off
     assert {each.segments for each in judged} == {2 if segmented else 0}
     assert found[0].after < found[0].before
     export_ranker(CalibratedRanker(Table(), calibration), tmp_path / "ranker.pt")
