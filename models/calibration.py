@@ -223,11 +223,9 @@ def fit_map(labels: Array, predictions: Array, method: str) -> CalibrationMap:
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
-    positives = int(y.sum())
-    if min(positives, len(y) - positives) < LEAST_ROWS:
-        return CalibrationMap(
-            note=f"passed through: fewer than {LEAST_ROWS} rows of a class, {positives} of {len(y)} rows are positive"
-        )
+    if not _enough(y):
+        found = f"{int(y.sum())} of {len(y)} rows are positive"
+        return CalibrationMap(note=f"passed through: fewer than {LEAST_ROWS} rows of a class, {found}")
     if method == "isotonic":
         return CalibrationMap("isotonic", knots=_knots(y, p))
     logs, complements = _logs(p)
@@ -357,10 +355,7 @@ def fit_calibration(
     if all(each.method == "none" for group in groups for each in group):
         return None, tuple(found)
     bounds = [parent if kind == "binary" else -1 for kind, parent in zip(kinds, parents, strict=True)]
-    distinct = [
-        0,
-        *(g for g in range(1, len(groups)) if any(x is not y for x, y in zip(groups[g], groups[0], strict=True))),
-    ]
+    distinct = [0, *(g for g in range(1, len(groups)) if _differ(groups[g], groups[0]))]
     if len(distinct) == 1:
         return Calibration(groups[:1], bounds), tuple(found)
     of_segment = [distinct.index(g) if g in distinct else 0 for g in range(1, len(groups))]
