@@ -81,6 +81,7 @@ def train(
     resume: bool = False,
     loggers: Sequence[str] = ("tensorboard",),
     progress: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> Training:
     """Train a ranker until its validation gets no better, and return the best epoch's.
 
@@ -110,6 +111,7 @@ def train(
         resume: continue from the last finished epoch of a run with the same arguments in `out`, if there is one.
         loggers: any of `tensorboard` and `wandb`.
         progress: whether to show a progress bar where stderr is a terminal.
+        callbacks: Lightning's, told of the training besides its own.
 
     Raises:
         ValueError: an unknown logger, `averaging` below 0, objectives that make no chain, or features that do not fit
@@ -168,6 +170,7 @@ def train(
             callbacks=[
                 *_averaging(averaging, learner),
                 *_callbacks(checkpoints, patience if validation is not None else None, shown),
+                *callbacks,
             ],
             enable_progress_bar=shown,
             enable_model_summary=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,13 +35,14 @@ from models.export import export_ranker
 from models.feature_shards import Features
 from models.objectives import chain_parents
 from models.ranker import Ranker, save_ranker
-from models.training import train
+from models.training import Training, train
 from steelyard.bundle import Bundle, open_bundle, write_manifest
 from steelyard.evaluating import evaluate_parts, save_popularity
 from steelyard.relations import relations
 
 # Under a run's folder: what becomes the bundle, beside the stages that only lead there.
 BUNDLE = "bundle"
+RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def fit(
     options: FitOptions,
     *,
     resume: bool = False,
+    prepared: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Bundle:
     """Fit a bundle on a log; it appears once it is whole, its stages lie in `out.partial` until then.
@@ -83,6 +86,8 @@ def fit(
         out: folder of the bundle, which must not exist yet.
         options: policies, split, training and calibration.
         resume: go on with the finished stages of a run with the same arguments.
+        prepared: folder of `prepare` with the same log, schema, policies, split and validation, whose log, plan and
+            features are taken over.
         report: told what is done, a line at a time.
 
     Raises:
@@ -92,19 +97,62 @@ def fit(
     """
     if out.exists():
         raise FileExistsError(f"out must not exist yet; got {out}")
-    check_settings(options.training.get("ranker") or {})
-    if options.calibration not in ("none", *METHODS, "auto"):
-        known = ", ".join(("none", *METHODS, "auto"))
-        raise ValueError(f"calibration must be one of {known}; got {options.calibration!r}")
+    check_options(options)
     work = out.with_name(f"{out.name}.partial")
-    _claim(work, paths, schema, options, resume)
-    schema = _clean(paths, schema, work, options, report)
-    plan = _features(schema, work, report)
+    if prepared is not None and not resume:
+        shutil.rmtree(work, ignore_errors=True)
+        shutil.copytree(prepared, work, copy_function=os.link)
+        _record(work, _run(paths, schema, options))
+        resume = True
+    schema, plan = prepare(paths, schema, work, options, resume=resume, report=report)
     _train(schema, plan, work, options, resume, report)
     write_manifest(work / BUNDLE, schema)
     (work / BUNDLE).replace(out)
     shutil.rmtree(work)
     return open_bundle(out)
+
+
+def prepare(
+    paths: Paths,
+    schema: Schema,
+    work: Path,
+    options: FitOptions,
+    *,
+    resume: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[Schema, Plan]:
+    """Write what comes before training: the cleaned log, the plan and the packed features.
+
+    Args:
+        paths: the log.
+        schema: what its columns and objectives are.
+        work: folder for all of it: `log`, `features`, and `bundle` with the schema, the workflow and the plan.
+        options: policies and split count here; the rest is remembered for `resume`.
+        resume: go on with the finished stages of a run with the same arguments.
+        report: told what is done, a line at a time.
+
+    Returns:
+        The schema with its dtypes, and the plan.
+
+    Raises:
+        ValueError: there is nothing to resume, or it was prepared with other arguments.
+        SchemaError: the log does not hold what the schema says.
+    """
+    _claim(work, paths, schema, options, resume)
+    schema = _clean(paths, schema, work, options, report)
+    return schema, _features(schema, work, report)
+
+
+def check_options(options: FitOptions) -> None:
+    """Refuse options that no fit can follow, before any work.
+
+    Raises:
+        ValueError: naming the setting, and those that there are.
+    """
+    check_settings(options.training.get("ranker") or {})
+    if options.calibration not in ("none", *METHODS, "auto"):
+        known = ", ".join(("none", *METHODS, "auto"))
+        raise ValueError(f"calibration must be one of {known}; got {options.calibration!r}")
 
 
 def check_settings(ranker: Mapping[str, Any]) -> None:
@@ -126,9 +174,8 @@ def check_settings(ranker: Mapping[str, Any]) -> None:
 
 def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume: bool) -> None:
     """Start the folder of a run anew, or check that the one to resume is of the same run."""
-    files = file_stamps(log_files(paths))
-    run = json.loads(json.dumps({"files": files, "schema": schema.fingerprint, **options.to_json()}))
-    record = work / "run.json"
+    run = _run(paths, schema, options)
+    record = work / RUN
     if resume:
         if not record.exists():
             raise ValueError(f"resume must find an unfinished run; got none in {work}")
@@ -139,7 +186,20 @@ def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume
         return
     shutil.rmtree(work, ignore_errors=True)
     (work / BUNDLE).mkdir(parents=True)
-    record.write_text(json.dumps(run), encoding="utf-8")
+    _record(work, run)
+
+
+def _run(paths: Paths, schema: Schema, options: FitOptions) -> Any:
+    """Return what must be the same for a run to be resumed, as JSON gives it back."""
+    files = file_stamps(log_files(paths))
+    return json.loads(json.dumps({"files": files, "schema": schema.fingerprint, **options.to_json()}))
+
+
+def _record(work: Path, run: Any) -> None:
+    """Write what a run is of, in place of what stood there: a linked file must not be written through."""
+    beside = work / f".{RUN}.partial"
+    beside.write_text(json.dumps(run), encoding="utf-8")
+    beside.replace(work / RUN)
 
 
 def _clean(paths: Paths, schema: Schema, work: Path, options: FitOptions, report: Callable[[str], None]) -> Schema:
@@ -197,17 +257,7 @@ def _train(
     """Train, calibrate, export and evaluate the ranker."""
     validation = work / "features" / "validation"
     segment_place(plan.layout, options.calibrate_by)
-    trained = train(
-        work / "features" / "train",
-        validation if validation.exists() else None,
-        layout=plan.layout,
-        objective_kinds=[o.kind for o in schema.objectives],
-        parents=schema.parents,
-        objectives=schema.learning,
-        out=work / "training",
-        resume=resume,
-        **{**options.training, "ranker": {**relations(schema, plan.layout), **(options.training.get("ranker") or {})}},
-    )
+    trained = train_prepared(schema, plan.layout, work, options.training, out=work / "training", resume=resume)
     bundle = work / BUNDLE
     save_ranker(trained.ranker, bundle / "ranker")
     report(f"ranker: best epoch {trained.best_epoch + 1} of {len(trained.history)}")
@@ -221,6 +271,33 @@ def _train(
         parts = (bundle / "plan", bundle / "ranker" / "ranker.pt", bundle / "popularity.npz")
         metrics["validation"] = evaluate_parts(schema, *parts, work / "log" / "validation").to_json()
     (bundle / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+
+
+def train_prepared(
+    schema: Schema, layout: Layout, work: Path, training: Mapping[str, Any], *, out: Path, **options: Any
+) -> Training:
+    """Train a ranker on the features of `prepare`; see `train`.
+
+    Args:
+        schema: of the features.
+        layout: where they stand.
+        work: folder of `prepare`.
+        training: flat arguments of `train` that differ from its defaults, a ranker's under `ranker`.
+        out: folder for checkpoints and logs.
+        **options: more arguments of `train`.
+    """
+    validation = work / "features" / "validation"
+    ranker = {**relations(schema, layout), **(training.get("ranker") or {})}
+    return train(
+        work / "features" / "train",
+        validation if validation.exists() else None,
+        layout=layout,
+        objective_kinds=[o.kind for o in schema.objectives],
+        parents=schema.parents,
+        objectives=schema.learning,
+        out=out,
+        **{**training, "ranker": ranker, **options},
+    )
 
 
 def segment_place(layout: Layout, name: str | None) -> tuple[int, int]:
