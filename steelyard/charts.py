@@ -1,0 +1,127 @@
+"""Small charts as SVG text that a page holds inline."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Points = tuple[Sequence[float] | Array, Sequence[float] | Array]
+
+_WIDTH, _HEIGHT = 6.4, 3.2  # inches
+
+
+@dataclass(frozen=True)
+class Svg:
+    """An `<svg>` element, whose text is escaped."""
+
+    text: str
+
+
+def lines(series: Mapping[str, Points], *, x: str, y: str, whole: bool = False) -> Svg:
+    """Draw a line through the points of each series.
+
+    Args:
+        series: points by name.
+        x: name of the horizontal axis.
+        y: name of the vertical one.
+        whole: whether horizontal ticks are at whole numbers alone.
+    """
+    with _axes(x, y) as (axes, drawn):
+        for name, (across, up) in series.items():
+            axes.plot(across, up, marker="o", markersize=3, linewidth=1.5, label=_plain(name))
+        if whole:
+            from matplotlib.ticker import MaxNLocator
+
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    return drawn[0]
+
+
+def bars(
+    values: Mapping[str, float], *, x: str, errors: Mapping[str, tuple[float, float]] | None = None, most: int = 30
+) -> Svg:
+    """Draw a horizontal bar for each name, the first one on top.
+
+    Args:
+        values: by name.
+        x: name of the horizontal axis.
+        errors: lower and upper end of an interval, by name.
+        most: bars drawn; the rest are left out.
+    """
+    names = list(values)[:most]
+    places = np.arange(len(names))[::-1]
+    with _axes(x, "", height=0.8 + 0.22 * max(len(names), 3)) as (axes, drawn):
+        axes.barh(places, [values[name] for name in names], height=0.7)
+        for place, name in zip(places, names, strict=True):
+            if errors and name in errors:
+                axes.hlines(place, *errors[name], color="black", linewidth=1)
+        axes.set_yticks(places, [_plain(name) for name in names], fontsize=8)
+        axes.axvline(0, color="grey", linewidth=0.8)
+    return drawn[0]
+
+
+def scatter(groups: Mapping[str, Points], *, x: str, y: str) -> Svg:
+    """Draw points in a colour for each group."""
+    with _axes(x, y) as (axes, drawn):
+        for name, (across, up) in groups.items():
+            axes.plot(across, up, "o", markersize=4, label=_plain(name))
+        if len(groups) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    return drawn[0]
+
+
+def reliability(means: Array, rates: Array, lows: Array, highs: Array) -> Svg:
+    """Draw mean labels against mean predictions, with intervals and the line where both are equal.
+
+    Args:
+        means: mean prediction of each bin.
+        rates: mean label of each bin.
+        lows: lower ends of the intervals.
+        highs: upper ends.
+    """
+    with _axes("mean prediction", "mean label") as (axes, drawn):
+        largest = float(np.nanmax([*means, *rates]))
+        axes.plot([0, largest], [0, largest], color="grey", linewidth=1)
+        axes.vlines(means, lows, highs, color="tab:blue", linewidth=1)
+        axes.plot(means, rates, "o", color="tab:blue", markersize=4)
+    return drawn[0]
+
+
+@contextmanager
+def _axes(x: str, y: str, height: float = _HEIGHT) -> Iterator[tuple[Any, list[Svg]]]:
+    """Yield axes to draw on, and a list that holds the SVG once they are left.
+
+    Raises:
+        RuntimeError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RuntimeError("chart must have matplotlib installed; got none, `pip install matplotlib` adds it") from None
+    # text stays text: a tenth of the bytes of outlines, and readable to a screen reader
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "steelyard", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_xlabel(_plain(x))
+        axes.set_ylabel(_plain(y))
+        axes.spines[["top", "right"]].set_visible(False)
+        drawn: list[Svg] = []
+        yield axes, drawn
+        written = io.StringIO()
+        figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+    text = written.getvalue()
+    drawn.append(Svg(text[text.index("<svg") :]))
+
+
+def _plain(text: str) -> str:
+    """Return text in which matplotlib sees no formula, and no name that a legend would leave out."""
+    return f" {text}".replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")
