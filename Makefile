@@ -20,10 +20,14 @@ STAMP := $(VENV)/.installed-$(EXTRAS)
 # pip 26.3 refuses merlin-dataloader, whose metadata names a git URL in an extra that nobody installs.
 PIP := pip<26.3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What benchmarks/quality.py measures against, apart from the product's own environment.
+PEERS := .venv-peers
+PEER_PACKAGES := lightgbm torch-rechub deepctr-torch fuxictr merlin-models pytorch-lightning optuna pandas pyarrow \
+	scikit-learn
 QUIET := $(shell [ -t 2 ] || echo --quiet)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint bench freeze clean python
+.PHONY: help setup demo test lint bench peers freeze clean python
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +50,8 @@ lint: $(STAMP) ## Check style, types and the direction of imports
 bench: $(STAMP) ## Measure the latency of serving, in under two minutes
 	@$(BIN)/python benchmarks/latency.py --quick
 
+peers: $(PEERS)/.installed ## Make the environment of the rankers that benchmarks/quality.py measures against
+
 freeze: $(STAMP) ## Write the constraints file anew from what is installed
 	@$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip > $(VENV)/installed.txt
 	@{ grep "^#" $(CONSTRAINTS); sed "s/+cpu$$//" $(VENV)/installed.txt; } > $(VENV)/$(CONSTRAINTS)
@@ -53,7 +59,7 @@ freeze: $(STAMP) ## Write the constraints file anew from what is installed
 	@touch $(STAMP)
 
 clean: ## Remove the environments and what the tools cached
-	@rm -rf .venv .venv-3.10 build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-3.10 $(PEERS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml $(CONSTRAINTS) | python
 	@rm -f $@
@@ -61,6 +67,15 @@ $(STAMP): pyproject.toml $(CONSTRAINTS) | python
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade "$(PIP)"
 	@$(BIN)/python -m pip install $(QUIET) --no-compile --constraint $(CONSTRAINTS) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+$(PEERS)/.installed: constraints-peers.txt | python
+	@rm -f $@
+	@[ "$(VERSION)" = 3.11 ] || { echo "PYTHON must be Python 3.11 for the peers; got $(VERSION): $(PYTHON)" >&2; exit 1; }
+	@echo "Installing the peers into $(PEERS), about 2 GB, with Python $(VERSION) and constraints-peers.txt"
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --upgrade "$(PIP)"
+	@$(PEERS)/bin/python -m pip install $(QUIET) --no-compile --constraint constraints-peers.txt $(PEER_PACKAGES)
 	@touch $@
 
 python:

@@ -1,0 +1,416 @@
+"""How well does each ranker predict, on the same rows and columns, tuned as long?
+
+Steelyard by its defaults and tuned, LightGBM, torch-rechub, DeepCTR-Torch, FuxiCTR and merlin-models read the features
+that Steelyard's workflow makes: ids, out-of-fold target encodings, counts. Each has as many trials of Optuna's TPE,
+chosen by the loss of validation rows alone; labels of test rows are not in the folder that it reads. Figures are means
+over seeds. `make peers` installs the others; one that is not installed is named as left out.
+
+    python benchmarks/quality.py --data census --quick --json census.json --plot census.png
+
+KuaiRand and the census are read from ../shared/data or $STEELYARD_DATA; the simulated shop needs no data, and its truth
+stands beside the rankers as `bayes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.harness import benchmark_parser, hardware
+from feature_eng.digests import file_sha256
+from feature_eng.log_checks import LogPolicies
+from feature_eng.log_encoding import TRUTH
+from feature_eng.log_sources import Paths
+from feature_eng.logs import clean_log, prepare_log
+from feature_eng.lowering import lower
+from feature_eng.packing import as_served, out_of_fold, write_features
+from feature_eng.schema import Schema
+from feature_eng.schema_file import load_schema
+from feature_eng.simulator import shop_schema, simulate, simulate_after
+from feature_eng.workflow import fit_workflow
+from models import metrics
+from steelyard.relations import relations
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "benchmarks" / "peers"
+PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+METRICS = ("auc", "gauc", "logloss", "ece")
+# each system's file in benchmarks/peers, and the package that it needs
+SYSTEMS = {
+    "steelyard": ("steelyard_rankers", None),
+    "steelyard (tuned)": ("steelyard_rankers", None),
+    "LightGBM": ("lightgbm_rankers", "lightgbm"),
+    "torch-rechub MMoE": ("rechub_rankers", "torch_rechub"),
+    "torch-rechub PLE": ("rechub_rankers", "torch_rechub"),
+    "torch-rechub ESMM": ("rechub_rankers", "torch_rechub"),
+    "torch-rechub AITM": ("rechub_rankers", "torch_rechub"),
+    "DeepCTR-Torch MMoE": ("deepctr_rankers", "deepctr_torch"),
+    "DeepCTR-Torch PLE": ("deepctr_rankers", "deepctr_torch"),
+    "FuxiCTR MMoE": ("fuxictr_rankers", "fuxictr"),
+    "merlin-models MMoE": ("merlin_rankers", "merlin"),
+    "merlin-models PLE": ("merlin_rankers", "merlin"),
+}
+BAYES = "bayes"
+REFUSED = "refused.txt"
+
+
+@dataclass(frozen=True)
+class Logs:
+    """A schema and the logs that it is of; `validation` is None where the end of `train` validates."""
+
+    schema: Schema
+    train: Paths
+    validation: Paths | None
+    test: Paths
+    groups: str | None
+    policies: LogPolicies = field(default_factory=LogPolicies)
+
+
+def main() -> None:
+    """Run the benchmark from the command line."""
+    parser = benchmark_parser(__doc__, quick="2 trials and 1 seed, and 30,000 rows of the simulated shop")
+    parser.add_argument("--data", choices=list(DATA), default="simulated", help="what to learn")
+    parser.add_argument("--rows", type=int, help="rows of the simulated shop to train on")
+    parser.add_argument("--trials", type=int, help="settings that each system may try")
+    parser.add_argument("--seeds", type=int, help="fits of each system with its best settings")
+    parser.add_argument("--systems", help="those whose names start with one of these, separated by commas")
+    parser.add_argument("--out", type=Path, help="folder for features and results, out/quality by default")
+    given = parser.parse_args()
+    trials = (2 if given.quick else 20) if given.trials is None else given.trials
+    seeds = given.seeds or (1 if given.quick else 3)
+    rows = given.rows or (30_000 if given.quick else 300_000)
+    folder = (given.out or ROOT / "out" / "quality") / given.data
+    features = pack(DATA[given.data], folder, rows)
+    results, left_out = measure(chosen_systems(given.systems), features, folder, trials=trials, seeds=seeds)
+    show(results, left_out)
+    if given.json:
+        save(given.json, {"hardware": hardware(), "data": given.data, "trials": trials, "left_out": left_out}, results)
+    if given.plot and results:
+        plot(given.plot, results, given.data)
+
+
+def chosen_systems(wanted: str | None) -> list[str]:
+    """Return the systems whose names start with one of the wanted words, whatever their case.
+
+    Raises:
+        ValueError: a word starts none.
+    """
+    words = [word.strip().lower() for word in (wanted or "").split(",") if word.strip()]
+    for word in words:
+        if not any(name.lower().startswith(word) for name in SYSTEMS):
+            raise ValueError(f"systems must start one of {', '.join(SYSTEMS)}; got {word}")
+    return [name for name in SYSTEMS if not words or any(name.lower().startswith(word) for word in words)]
+
+
+def real_data() -> Path:
+    """Return the folder of the real logs."""
+    return Path(os.environ.get("STEELYARD_DATA", ROOT.parent / "shared" / "data"))
+
+
+def kuairand(folder: Path, rows: int) -> Logs:
+    """Return KuaiRand's logs, as the example prepares them; the last tenth before the test by time validates."""
+    example = ROOT / "examples" / "kuairand"
+    runpy.run_path(str(example / "prepare.py"))["prepare"](real_data() / "kuairand_pure", folder)
+    schema = load_schema(example / "schema.yaml")
+    fill = LogPolicies(conversions="fill")
+    return Logs(schema, folder / "train.parquet", None, folder / "test.parquet", schema.user, fill)
+
+
+def census(folder: Path, rows: int) -> Logs:
+    """Return the census's parts, as the example splits them."""
+    example = ROOT / "examples" / "census"
+    runpy.run_path(str(example / "prepare.py"))["prepare"](real_data() / "census_income_kdd", folder)
+    parts = [folder / f"{name}.parquet" for name in ("train", "validation", "test")]
+    return Logs(load_schema(example / "schema.yaml"), *parts, None)
+
+
+def simulated(folder: Path, rows: int) -> Logs:
+    """Return a simulated shop's log, and what it logs next."""
+    log = simulate(folder / "log", rows=rows)
+    test = simulate_after(log, folder / "test", rows=max(rows // 3, 1))
+    schema = shop_schema()
+    return Logs(schema, log, None, test, schema.request)
+
+
+DATA: dict[str, Callable[[Path, int], Logs]] = {"kuairand": kuairand, "census": census, "simulated": simulated}
+
+
+def binary(schema: Schema) -> Schema:
+    """Return a schema with its binary objectives alone, since no peer predicts values beside them."""
+    kept = tuple(objective for objective in schema.objectives if objective.kind == "binary")
+    weights = {o.name: schema.blend.weights[o.name] for o in kept if o.name in schema.blend.weights}
+    blend = schema.blend.model_copy(update={"weights": weights})
+    return schema.model_copy(update={"objectives": kept, "blend": blend})
+
+
+def pack(make: Callable[[Path, int], Logs], folder: Path, rows: int) -> Path:
+    """Write the features of a data set's rows, and apart from them what test rows turned out to be.
+
+    Returns:
+        The folder of features; `answers`, beside it, has the test rows' labels (B, K), groups and truth.
+    """
+    features, work = folder / "features", folder / "work"
+    shutil.rmtree(features, ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
+    logs = make(work / "log", rows)
+    prepared = prepare_log(
+        logs.train,
+        binary(logs.schema),
+        work / "clean",
+        policies=logs.policies,
+        fraction=0.1 if logs.validation is None else 0.0,
+    )
+    schema = prepared.schema
+    sides = {"train": prepared.train, "validation": prepared.validation}
+    for side, log in (("validation", logs.validation), ("test", logs.test)):
+        if log is not None:
+            sides[side] = clean_log(log, schema, work / side, policies=logs.policies).folder
+    workflow = fit_workflow(schema, prepared.train)
+    plan = lower(workflow, schema)
+    labels = [objective.label for objective in schema.objectives]
+    for side, parts in sides.items():
+        compute = out_of_fold(workflow, plan.layout) if side == "train" else as_served(plan, schema)
+        write_features(compute, parts, labels, plan.layout, features / side)
+    answers = folder / "answers"
+    answers.mkdir(exist_ok=True)
+    shutil.move(features / "test" / "labels.npy", answers / "labels.npy")
+    test = pq.read_table(sides["test"])
+    for name in ("groups", "truth"):
+        (answers / f"{name}.npy").unlink(missing_ok=True)
+    if logs.groups:
+        np.save(answers / "groups.npy", np.unique(test.column(logs.groups).to_numpy(), return_inverse=True)[1])
+    truths = [f"{TRUTH}{name}" for name in schema.objective_names]
+    if set(truths) <= set(test.column_names):
+        np.save(answers / "truth.npy", np.stack([test.column(name).to_numpy() for name in truths], 1))
+    task = {
+        "layout": plan.layout.to_json(),
+        "objectives": schema.objective_names,
+        "parents": schema.parents,
+        "learning": schema.learning,
+        "relations": relations(schema, plan.layout),
+    }
+    (features / "task.json").write_text(json.dumps(task, indent=1), encoding="utf-8")
+    shutil.rmtree(work)
+    return features
+
+
+def measure(
+    systems: Sequence[str], features: Path, folder: Path, *, trials: int, seeds: int
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Return a result for each system and objective, and why systems were left out.
+
+    Args:
+        systems: names out of `SYSTEMS`.
+        features: folder that `pack` wrote.
+        folder: of the features' answers, and for what the systems write; a system's earlier results are taken where
+            they come from the same features, code and numbers.
+        trials: settings that each system may try.
+        seeds: fits of each with its best settings.
+    """
+    answers = {path.stem: np.load(path) for path in sorted((folder / "answers").glob("*.npy"))}
+    objectives = json.loads((features / "task.json").read_text(encoding="utf-8"))["objectives"]
+    results, left_out = [], {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        whole = progress.add_task("systems", total=len(systems))
+        for name in systems:
+            out = folder / "systems" / name.replace(" ", "-")
+            reason = absent(name)
+            if reason is None:
+                fits = f"{name}: fits"
+                bar = progress.add_task(fits, total=None)
+                reason = finished(
+                    name, features, out, trials, seeds, lambda done, bar=bar: progress.update(bar, completed=done)
+                )
+                progress.remove_task(bar)
+            if reason is None:
+                results += judged(name, out, seeds, objectives, answers)
+            else:
+                left_out[name] = reason
+            progress.advance(whole)
+    if "truth" in answers:
+        seconds = {"seconds": 0.0, "seeds": 1}
+        results += [row | seconds for row in figures(BAYES, [answers["truth"]], objectives, answers)]
+    return results, left_out
+
+
+def absent(system: str) -> str | None:
+    """Return why a system cannot run here, or None."""
+    _, package = SYSTEMS[system]
+    if package is None:
+        found = subprocess.run([sys.executable, "-c", "import optuna"], capture_output=True, check=False)
+        return None if found.returncode == 0 else "optuna is not installed"
+    if not PEER_PYTHON.exists():
+        return f"{PEER_PYTHON.parent.parent.name} is not there; `make peers` makes it"
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    found = subprocess.run([PEER_PYTHON, "-c", code], capture_output=True, check=False)
+    return None if found.returncode == 0 else f"{package} is not installed in .venv-peers; `make peers` installs it"
+
+
+def finished(
+    system: str, features: Path, out: Path, trials: int, seeds: int, tell: Callable[[int], None]
+) -> str | None:
+    """Run a system, unless it ran on the same inputs before; return why it gave nothing, or None."""
+    module, package = SYSTEMS[system]
+    identity = inputs_hash(features, module, {"system": system, "trials": trials, "seeds": seeds})
+    record = out / "inputs.txt"
+    if record.exists() and record.read_text(encoding="utf-8") == identity:
+        return (out / REFUSED).read_text(encoding="utf-8") if (out / REFUSED).exists() else None
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    python = sys.executable if package is None else str(PEER_PYTHON)
+    command = [python, "-m", "benchmarks.peers.ranking", module, system, str(features), str(out)]
+    command += ["--trials", str(trials), "--seeds", str(seeds)]
+    log = out / "log.txt"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            while process.poll() is None:
+                tell(fits_done(out))
+                time.sleep(0.5)
+        finally:
+            process.terminate()
+    told = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if process.returncode:
+        reason = told[-1] if told else f"exit code {process.returncode}"
+        if not fits_done(out) and process.returncode == 1 and "Traceback" not in "\n".join(told):
+            (out / REFUSED).write_text(reason, encoding="utf-8")
+            record.write_text(identity, encoding="utf-8")
+            return reason
+        return f"failed: {reason} (see {log})"
+    record.write_text(identity, encoding="utf-8")
+    return None
+
+
+def fits_done(out: Path) -> int:
+    """Return how many fits a system has told of."""
+    told = out / "fits.jsonl"
+    return len(told.read_text(encoding="utf-8").splitlines()) if told.exists() else 0
+
+
+def inputs_hash(features: Path, module: str, numbers: Mapping[str, Any]) -> str:
+    """Return a digest of all that a system's results come from: features, its code, numbers, versions."""
+    code = [PEERS / "ranking.py", PEERS / f"{module}.py", ROOT / "constraints-peers.txt"]
+    if module == "steelyard_rankers":
+        code += sorted((ROOT / "models").rglob("*.py"))
+    files = [*sorted(path for path in features.rglob("*") if path.is_file()), *code]
+    told = {"numbers": dict(numbers), "files": [(path.name, file_sha256(path)) for path in files]}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def judged(
+    system: str, out: Path, seeds: int, objectives: Sequence[str], answers: Mapping[str, NDArray[Any]]
+) -> list[dict[str, Any]]:
+    """Return a system's results from what it wrote."""
+    predictions = [np.load(out / f"predictions-{seed}.npy") for seed in range(seeds)]
+    seconds = json.loads((out / "tuned.json").read_text(encoding="utf-8"))["seconds"]
+    more = {"seconds": float(np.mean(seconds)), "seeds": seeds}
+    return [row | more for row in figures(system, predictions, objectives, answers)]
+
+
+def figures(
+    system: str,
+    predictions: Sequence[NDArray[np.float32]],
+    objectives: Sequence[str],
+    answers: Mapping[str, NDArray[Any]],
+) -> list[dict[str, Any]]:
+    """Return each objective's metrics, means over seeds with their deviations; None where there are no groups.
+
+    Args:
+        system: its name.
+        predictions: of test rows, (B, K), for each seed; a system that has fewer columns predicts the first ones.
+        objectives: names, (K,).
+        answers: `labels` (B, K), and where they are known `groups` (B,).
+    """
+    results = []
+    for k, objective in enumerate(objectives[: predictions[0].shape[1]]):
+        labels = answers["labels"][:, k]
+        known = np.isfinite(labels)
+        y, groups = labels[known], answers.get("groups")
+        found: dict[str, list[float]] = {name: [] for name in METRICS}
+        for predicted in predictions:
+            p = predicted[known, k]
+            found["auc"].append(metrics.auc(y, p))
+            found["logloss"].append(metrics.log_loss(y, p))
+            found["ece"].append(metrics.calibration_error(y, p))
+            if groups is not None:
+                found["gauc"].append(metrics.gauc(y, p, groups[known]))
+        row: dict[str, Any] = {"system": system, "objective": objective}
+        for name in METRICS:
+            row[name] = float(np.mean(found[name])) if found[name] else None
+            row[f"{name}_deviation"] = float(np.std(found[name], ddof=1)) if len(found[name]) > 1 else None
+        results.append(row)
+    return results
+
+
+def show(results: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> None:
+    """Print results as a table, deviations beside the means, and what was left out."""
+    console, table = Console(), Table()
+    for name in ("system", "objective", *METRICS, "seconds", "seeds"):
+        table.add_column(name, justify="left" if name in ("system", "objective") else "right")
+    for row in results:
+        cells = [_with_deviation(row[name], row[f"{name}_deviation"]) for name in METRICS]
+        table.add_row(row["system"], row["objective"], *cells, f"{row['seconds']:,.1f}", str(row["seeds"]))
+    console.print(table)
+    for system, reason in left_out.items():
+        console.print(f"left out: {system}: {reason}", markup=False, highlight=False)
+
+
+def _with_deviation(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def save(path: Path, about: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    """Write results as JSON."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(json.dumps({**about, "results": list(results)}, indent=1), encoding="utf-8")
+    beside.replace(path)
+
+
+def plot(path: Path, results: Sequence[Mapping[str, Any]], data: str) -> None:
+    """Write the systems' AUC, a panel an objective, as PNG or SVG, by the path's ending."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    objectives = list(dict.fromkeys(row["objective"] for row in results))
+    figure, panels = pyplot.subplots(
+        1, len(objectives), figsize=(4 * len(objectives) + 2, 4.5), layout="constrained", squeeze=False
+    )
+    for axes, objective in zip(panels[0], objectives, strict=True):
+        own = sorted((row for row in results if row["objective"] == objective), key=lambda row: row["auc"])
+        for place, row in enumerate(own):
+            colour = "tab:orange" if row["system"].startswith("steelyard") else "tab:blue"
+            axes.errorbar(row["auc"], place, xerr=row["auc_deviation"], fmt="o", color=colour, capsize=3)
+        axes.set(title=objective, xlabel="AUC on test rows", yticks=range(len(own)))
+        axes.set_yticklabels([row["system"] for row in own])
+        axes.grid(alpha=0.3, axis="x")
+    figure.suptitle(data)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
