@@ -21,7 +21,8 @@ from benchmarks.peers.ranking import (
     shuffled,
     tune,
 )
-from feature_eng.simulator import simulate_after
+from benchmarks.quality_data import pack, simulated
+from feature_eng.simulator import simulate, simulate_after
 
 
 def part(rows: int, labels: np.ndarray) -> Part:
@@ -41,7 +42,7 @@ LABELS = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], dtype=np.float32)
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return quality.pack(quality.simulated, tmp_path_factory.mktemp("quality"), 2_000)
+    return pack(simulated, tmp_path_factory.mktemp("quality"), 2_000)
 
 
 def test_a_loss_is_1_at_the_base_rate_and_counts_each_objective_alike() -> None:
@@ -150,7 +151,7 @@ def test_systems_are_chosen_by_how_their_names_start() -> None:
 
 def test_labels_of_test_rows_lie_apart_from_what_systems_read(packed: Path, tmp_path: Path) -> None:
     assert not (packed / "test" / "labels.npy").exists()
-    log = quality.simulate(tmp_path / "log", rows=2_000)
+    log = simulate(tmp_path / "log", rows=2_000)
     shown = pq.read_table(simulate_after(log, tmp_path / "test", rows=666))
     answers = packed.parent / "answers"
     for k, objective in enumerate(("click", "purchase")):
