@@ -60,10 +60,13 @@ def build(rows: Rows, settings: Settings, *, levels: int) -> Any:
     outputs = mm.TabularOutputBlock(whole, init="defaults")
     expert = mm.MLPBlock(widths, dropout=dropout)
     own = max(settings["experts"] // 2, 1)
-    if levels:
-        shared = mm.PLEBlock(expert, num_shared_experts=own, num_task_experts=own, depth=levels, outputs=outputs)
-    else:
+    numbers = {"num_shared_experts": own, "num_task_experts": own, "outputs": outputs}
+    if levels == 0:
         shared = mm.MMOEBlock(expert, num_experts=settings["experts"], outputs=outputs)
+    elif levels == 1:
+        shared = mm.CGCBlock(expert, **numbers)
+    else:
+        shared = mm.PLEBlock(expert, depth=levels, **numbers)
     outputs.prepend_for_each(mm.MLPBlock([32]))
     outputs.prepend(shared)
     return mm.Model(block, outputs)
