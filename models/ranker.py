@@ -163,6 +163,11 @@ class Ranker(nn.Module):
 
     def hidden(self, categorical: Tensor, continuous: Tensor) -> Tensor:
         """Map ids (B, S) and features (B, D) to what each objective's logits are computed from, (K, B, H)."""
+        y: Tensor = self.towers(self.states(categorical, continuous))
+        return y
+
+    def states(self, categorical: Tensor, continuous: Tensor) -> Tensor:
+        """Map ids (B, S) and features (B, D) to what the shared layers give each objective's tower, (K, B, H)."""
         vectors = self.embedding(categorical)
         if self.histories is not None:
             vectors = self.histories(categorical, vectors)
@@ -173,7 +178,7 @@ class Ranker(nn.Module):
         x = self.cross(x)
         if self.products is not None:
             x = torch.cat([x, self.products(vectors)], 1)
-        y: Tensor = self.towers(self.shared(x))
+        y: Tensor = self.shared(x)
         return y
 
     def logits_of(self, hidden: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from feature_eng.layout import Layout
 from models.averaging import PolynomialAveraging
-from models.feature_shards import Features, Summary, batch_source, summarise
+from models.feature_shards import BatchSource, Features, Summary, summarise
 from models.learner import Learner
 from models.objective_losses import ObjectiveLoss, unsampled_rates
 from models.objectives import chain_parents
@@ -45,13 +45,14 @@ class Training:
 
     Attributes:
         ranker: on the CPU, ready to predict.
-        history: for each epoch `epoch`, `loss` (nats per row), and with a validation `val_score` and `val_<k>`, the
-            normalised losses that `Learner` explains.
+        history: for each epoch `epoch`, `loss` (nats per row), with a validation `val_score` and `val_<k>`, the
+            normalised losses that `Learner` explains, and of several objectives `gradient_cosines`, the cosines between
+            their losses' gradients by the shared parameters, as `{"click|purchase": 0.3}`.
         best_epoch: index into the history.
     """
 
     ranker: Ranker
-    history: tuple[dict[str, float], ...]
+    history: tuple[dict[str, Any], ...]
     best_epoch: int
 
 
@@ -63,6 +64,7 @@ def train(
     objective_kinds: Sequence[str],
     parents: Sequence[int],
     out: Path,
+    names: Sequence[str] | None = None,
     objectives: Mapping[str, Any] | None = None,
     ranker: Mapping[str, Any] | None = None,
     batch_rows: int = 2048,
@@ -74,7 +76,13 @@ def train(
     weight_decay: float = 1e-4,
     embedding_decay: float = 1e-2,
     loss_weights: Sequence[float] | None = None,
+    balancing: str = "fixed",
     unseen_rate: float = 0.02,
+    mask_rate: float = 0.0,
+    slot_dropout: float = 0.0,
+    embedding_l2: float = 0.0,
+    adversarial: float = 0.0,
+    devices: int = 1,
     resident_gib: float = 1.0,
     precision: str = "auto",
     seed: int = 0,
@@ -92,6 +100,7 @@ def train(
         objective_kinds: `binary` or `value` for each label, (K,).
         parents: index of the objective that each one is given, or -1, (K,).
         out: folder for checkpoints and logs.
+        names: of the objectives, (K,); their indices where absent.
         objectives: flat arguments of `ObjectiveLoss` that differ from its defaults, such as `{"focusings": [2, 0]}`.
         ranker: flat arguments of `Ranker` that differ from its defaults, such as `{"experts": 8}`.
         batch_rows: rows of a training batch.
@@ -104,7 +113,16 @@ def train(
         weight_decay: AdamW's, of all weights but biases and embeddings.
         embedding_decay: AdamW's, of embeddings.
         loss_weights: weight of each objective's loss, (K,); all 1 where absent.
-        unseen_rate: share of values that training shows as unseen, in [0, 1).
+        balancing: what weighs the losses besides, out of `models.balancing.BALANCINGS`.
+        unseen_rate: share of values that training shows as unseen, in [0, 1), in columns that never hold the unseen id,
+            so that it learns.
+        mask_rate: share of values that training shows as unseen in every column, in [0, 1).
+        slot_dropout: share of a row's slots whose vectors are dropped whole, in [0, 1).
+        embedding_l2: weight of half the squared length of a row's vectors, at least 0.
+        adversarial: length of the change of a row's vectors that training must bear, against theirs, at least 0; a step
+            takes about twice as long.
+        devices: processes that train together, each with its own GPU or its own share of the processor's cores, and its
+            own part of the rows of a batch.
         resident_gib: memory that the rows may take to stay resident; larger ones are read from disk in blocks.
         precision: a Lightning precision; `auto` is bfloat16 or float16 mixed on a GPU, float32 on a CPU.
         seed: of weights, order and dropout.
@@ -114,14 +132,23 @@ def train(
         callbacks: Lightning's, told of the training besides its own.
 
     Raises:
-        ValueError: an unknown logger, `averaging` below 0, objectives that make no chain, or features that do not fit
-            the layout.
+        ValueError: an unknown logger or balancing, a number out of its range, objectives that make no chain, labels
+            that never vary, a feature that is not finite, or features that do not fit the layout.
+        FloatingPointError: the loss is no number any more.
+        ImportError: `balancing` needs a package that is missing.
     """
+    check_shares(unseen_rate=unseen_rate, mask_rate=mask_rate, slot_dropout=slot_dropout)
+    check_lengths(embedding_l2=embedding_l2, adversarial=adversarial)
+    if devices < 1 or batch_rows < devices:
+        raise ValueError(f"devices must be from 1 to batch_rows; got {devices} for {batch_rows} rows")
     sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
     for source in sources:
         check_columns(source, layout, len(objective_kinds))
     told = dict(objectives or {})
     summary = summarise(sources[0], objective_kinds, chain_parents(objective_kinds, parents, told.get("estimators")))
+    shown_names = list(names or (str(k) for k in range(len(parents))))
+    if all(summary.constant):
+        raise ValueError(f"labels must vary in training; got one value in all rows of {', '.join(shown_names)}")
     summary = replace(summary, base_rates=tuple(unsampled_rates(summary.base_rates, told.get("negatives"))))
     torch.manual_seed(seed)
     predicted = {name: told[name] for name in ("estimators", "value_losses") if name in told}
@@ -135,7 +162,7 @@ def train(
         **told,
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = [batch_source(source, resident_gib, device) for source in sources]
+    batches = [BatchSource(source, resident_gib, device) for source in sources]
     learner = Learner(
         fresh,
         loss,
@@ -148,8 +175,13 @@ def train(
         weight_decay=weight_decay,
         embedding_decay=embedding_decay,
         loss_weights=loss_weights or [1.0] * len(parents),
-        unseen_rate=unseen_rate,
-        unseen_columns=summary.unseen_free,
+        balancing=balancing,
+        mask_rates=[max(mask_rate, unseen_rate if free else 0.0) for free in summary.unseen_free],
+        slot_dropout=slot_dropout,
+        embedding_l2=embedding_l2,
+        adversarial=adversarial,
+        constant=summary.constant,
+        names=shown_names,
         seed=seed,
     )
     checkpoints = out / "checkpoints"
@@ -160,7 +192,9 @@ def train(
     with _quiet():
         trainer = pl.Trainer(
             accelerator="auto",
-            devices=1,
+            devices=devices,
+            strategy="auto" if devices == 1 else "ddp_spawn",
+            use_distributed_sampler=False,
             precision=_precision(precision),
             max_epochs=epochs,
             limit_val_batches=1.0 if validation is not None else 0,
@@ -174,9 +208,10 @@ def train(
             ],
             enable_progress_bar=shown,
             enable_model_summary=False,
+            default_root_dir=out,
         )
         trainer.fit(learner, ckpt_path=last if last.exists() else None, weights_only=True)
-    return _best(learner, checkpoints)
+    return _best(fresh, checkpoints)
 
 
 def build_ranker(
@@ -216,15 +251,38 @@ def check_columns(features: Features, layout: Layout, objectives: int) -> None:
         raise ValueError(f"{features.folder} must hold arrays with {wanted} columns; got {features.columns}")
 
 
-def _best(learner: Learner, checkpoints: Path) -> Training:
-    """Read the best epoch's weights, or the last one's where nothing chose."""
-    history = learner.history
+def check_shares(**shares: float) -> None:
+    """Refuse shares that are not in [0, 1).
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must be in [0, 1); got {share}")
+
+
+def check_lengths(**lengths: float) -> None:
+    """Refuse numbers below 0.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for name, length in lengths.items():
+        if not length >= 0:
+            raise ValueError(f"{name} must be at least 0; got {length}")
+
+
+def _best(ranker: Ranker, checkpoints: Path) -> Training:
+    """Read the best epoch's weights, or the last one's where nothing chose; other processes may have written them."""
+    last = torch.load(checkpoints / "last.ckpt", map_location="cpu", weights_only=True)
+    history = last["history"]
     scores = [epoch.get("val_score", -epoch["epoch"]) for epoch in history]
     best = checkpoints / "best.ckpt"
-    saved = torch.load(best if best.exists() else checkpoints / "last.ckpt", map_location="cpu", weights_only=True)
+    saved = torch.load(best, map_location="cpu", weights_only=True) if best.exists() else last
     own = {name: tensor for name, tensor in saved["state_dict"].items() if name.startswith("ranker.")}
     weights = {name.removeprefix("ranker."): tensor for name, tensor in own.items()}
-    ranker = learner.ranker.cpu().eval()
+    ranker = ranker.cpu().eval()
     ranker.load_state_dict(weights)
     return Training(ranker, tuple(history), scores.index(min(scores)))
 
@@ -239,14 +297,13 @@ def _averaging(recency: float | None, learner: Learner) -> list[Callback]:
 
 def _callbacks(checkpoints: Path, patience: int | None, progress: bool) -> list[Callback]:
     """Return what saves every epoch, and what stops where a validation can tell."""
-    bar: list[Callback] = [RichProgressBar(20, console_kwargs={"stderr": True})] if progress else []
-    if patience is None:
-        return [*bar, ModelCheckpoint(checkpoints, save_last=True, save_top_k=0, save_on_train_epoch_end=True)]
-    return [
-        *bar,
-        EarlyStopping("val_score", patience=patience, check_on_train_epoch_end=True),
-        ModelCheckpoint(checkpoints, "best", monitor="val_score", save_last=True, save_on_train_epoch_end=True),
-    ]
+    found: list[Callback] = [RichProgressBar(20, console_kwargs={"stderr": True})] if progress else []
+    # a killed run may have left a better epoch than its last one knows: names stay, and files are written over
+    saved: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    if patience is not None:
+        found.append(EarlyStopping("val_score", patience=patience, check_on_train_epoch_end=True))
+        found.append(ModelCheckpoint(checkpoints, "best", monitor="val_score", **saved))
+    return [*found, ModelCheckpoint(checkpoints, "last", **saved)]
 
 
 def _loggers(names: Sequence[str], out: Path) -> list[Logger]:

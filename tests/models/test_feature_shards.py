@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import ArrayLike
 
-from models.feature_shards import Features, ResidentBatches, StreamedBatches, batch_source, summarise
+from models.feature_shards import BatchSource, Features, ResidentBatches, StreamedBatches, summarise
 
 
 def write(folder: Path, labels: ArrayLike, categorical: ArrayLike | None = None) -> Features:
@@ -24,7 +24,7 @@ def numbered(folder: Path, rows: int) -> Features:
 
 @pytest.mark.parametrize("resident_gib", [1.0, 0.0])
 def test_an_epoch_has_every_row_once_in_a_random_order(tmp_path: Path, resident_gib: float) -> None:
-    source = batch_source(numbered(tmp_path, 1003), resident_gib, torch.device("cpu"))
+    source = BatchSource(numbered(tmp_path, 1003), resident_gib, torch.device("cpu"))
     batches = list(source(10, 5))
     assert len(batches) == len(source(10, 5)) == 101
     ids = torch.cat([categorical[:, 0] for categorical, _, _ in batches]).tolist()
@@ -37,7 +37,7 @@ def test_an_epoch_has_every_row_once_in_a_random_order(tmp_path: Path, resident_
 
 @pytest.mark.parametrize("resident_gib", [1.0, 0.0])
 def test_the_order_follows_from_the_seed(tmp_path: Path, resident_gib: float) -> None:
-    source = batch_source(numbered(tmp_path, 500), resident_gib, torch.device("cpu"))
+    source = BatchSource(numbered(tmp_path, 500), resident_gib, torch.device("cpu"))
 
     def order(seed: int | None) -> list[int]:
         return [int(i) for categorical, _, _ in source(16, seed) for i in categorical[:, 0]]
@@ -51,8 +51,8 @@ def test_rows_that_do_not_fit_are_streamed(tmp_path: Path) -> None:
     features = numbered(tmp_path, 1000)
     device = torch.device("cpu")
     assert features.size_bytes == 1000 * 16
-    assert isinstance(batch_source(features, 16_000 / 2**30, device)(8, 0), ResidentBatches)
-    assert isinstance(batch_source(features, 15_999 / 2**30, device)(8, 0), StreamedBatches)
+    assert isinstance(BatchSource(features, 16_000 / 2**30, device)(8, 0), ResidentBatches)
+    assert isinstance(BatchSource(features, 15_999 / 2**30, device)(8, 0), StreamedBatches)
 
 
 def test_streamed_blocks_come_from_all_over_the_rows(tmp_path: Path) -> None:
