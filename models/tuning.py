@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 
 from models.blending import blend
+from models.exposure import place_weights
 from models.feature_shards import Batch
-from models.metrics import checked, run_starts, sortable
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
@@ -39,23 +39,10 @@ def top_shares(scores: Array, groups: Array, k: int) -> Float64Array:
 
     Raises:
         ValueError: lengths differ or are 0, a score is not finite, or k is below 1.
-
-    Source: McSherry and Najork, Computing information retrieval performance measures efficiently in the presence of
-        tied scores, ECIR 2008.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1; got {k}")
-    scores, _ = checked(scores, scores)
-    groups = sortable(groups, len(scores))
-    order = np.lexsort((-scores, groups))
-    group_starts = run_starts(groups[order])
-    starts = np.flatnonzero(group_starts)
-    places = np.arange(len(scores)) - np.repeat(starts, np.diff(starts, append=len(scores)))
-    ties = np.flatnonzero(group_starts | run_starts(scores[order]))
-    sizes = np.diff(ties, append=len(scores))
-    shares = np.empty(len(scores))
-    shares[order] = np.repeat(np.add.reduceat((places < k).astype(np.float64), ties) / sizes, sizes)
-    return shares
+    return place_weights(scores, groups, lambda places: places < k)
 
 
 def captured_by_objective(scores: Array, labels: Array, requests: Array, k: int) -> Float64Array:
