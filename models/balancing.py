@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -198,8 +199,12 @@ def gramian_weighting(balancing: str, objectives: int) -> Callable[[Tensor], Ten
         "cagrad": lambda: aggregation.CAGradWeighting(c=CAGRAD_RADIUS),
         "aligned": aggregation.AlignedMTLWeighting,
     }
-    weighting = made[balancing]()
-    return lambda gramian: weighting(gramian / gramian.trace())  # short gradients are not taken for none
+    return partial(_of_unit_trace, weighting=made[balancing]())
+
+
+def _of_unit_trace(gramian: Tensor, *, weighting: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the weights of a Gramian brought to one scale, lest short gradients be taken for none."""
+    return weighting(gramian / gramian.trace())
 
 
 class NashWeighting:

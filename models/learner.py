@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations, pairwise
@@ -10,7 +12,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,6 +23,14 @@ from models.objective_losses import ObjectiveLoss
 from models.objectives import constant_logits
 from models.ranker import Ranker
 from models.regularising import adversary, changed_vectors, drop_slots, mask_values, squared_length
+
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*log_every_n_steps.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*treespec, LeafSpec.*",
+    ".*Grad strides do not match.*",
+)
 
 VALIDATION_ROWS = 16_384
 # Rows of an epoch's first batch whose gradients tell how much the objectives agree.
@@ -106,6 +117,9 @@ class Learner(pl.LightningModule):
         self.names = list(names or (str(k) for k in range(len(loss_weights))))
         self.history: list[dict[str, Any]] = []
         self.balance = Balance(balancing, len(loss_weights))
+        if ranker.options["sparse_embedding"]:  # torch knows its own modules' sparse gradients alone
+            tables = [name for name, _ in self.named_parameters() if name.startswith("ranker.embedding.")]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, tables)
         begins = sorted({0, *ranker.embedding.begins, ranker.embedding.outputs})
         self.slot_widths = [end - begin for begin, end in pairwise(begins)]
         self.register_buffer("loss_weights", torch.tensor(loss_weights), persistent=False)
@@ -114,6 +128,10 @@ class Learner(pl.LightningModule):
         given = ("objective_kinds", "base_rates", "value_losses")
         base = constant_logits(*(ranker.options[name] for name in given))
         self.register_buffer("base_logits", base, persistent=False)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        hush_lightning()  # in a process of its own
 
     def train_dataloader(self) -> ResidentBatches | StreamedBatches:
         """Return this epoch's batches, in an order that follows from the seed and the epoch."""
@@ -162,28 +180,36 @@ class Learner(pl.LightningModule):
         """Take one step on one batch."""
         categorical, continuous, labels = batch
         labels, positions = self.split_labels(labels)
+        rows = len(labels)
+        if rows == 0:  # another process has all of the batch, and waits for gradients
+            categorical, continuous = (
+                categorical.new_zeros(1, categorical.size(1)),
+                continuous.new_zeros(1, continuous.size(1)),
+            )
+            labels, positions = labels.new_full((1, labels.size(1)), torch.nan), None
         if self.masks:
             categorical = mask_values(categorical, self.mask_rates)
         if batch_idx == 0 and len(self.names) > 1:
             self.cosines = self._gradient_cosines(categorical, continuous, labels, positions)
-        total, sums = self.step_loss(categorical, continuous, labels, positions)
+        total, sums = self.step_loss(categorical, continuous, labels, positions, rows)
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(total)
+        self._average_sparse_gradients()
         for optimizer in optimizers:
             optimizer.step()
         for schedule in self.schedules:
             schedule.step()
         self.sums += sums.detach()
-        self.rows += len(labels)
+        self.rows += rows
 
     def step_loss(
-        self, categorical: Tensor, continuous: Tensor, labels: Tensor, positions: Tensor | None
+        self, categorical: Tensor, continuous: Tensor, labels: Tensor, positions: Tensor | None, own_rows: int
     ) -> tuple[Tensor, Tensor]:
         """Return what a step on a batch descends, balanced and regularised, and the objectives' summed losses (K,)."""
-        rows = self._rows_per_rank(labels)
+        rows = self._rows_per_rank(own_rows)
         score = partial(self._sums, labels=labels, positions=positions)
         looked_up: list[Tensor] = []
         states = self._states(categorical, continuous, looked_up.append)
@@ -204,7 +230,7 @@ class Learner(pl.LightningModule):
         else:
             total = self.balance.total(losses)
         if self.embedding_l2 > 0:
-            total = total + self.embedding_l2 * squared_length(looked_up[0]) * len(labels) / rows
+            total = total + self.embedding_l2 * squared_length(looked_up[0]) * own_rows / rows
         if self.adversarial > 0:
             (gradient,) = torch.autograd.grad(losses.sum(), looked_up[0], retain_graph=True)
             change = adversary(looked_up[0], gradient, self.adversarial)
@@ -275,6 +301,16 @@ class Learner(pl.LightningModule):
         """Take the history up again."""
         self.history = checkpoint["history"]
 
+    def _average_sparse_gradients(self) -> None:
+        """Bring the gradients of sparse tables to their mean over processes, as torch does with all others."""
+        if self.trainer.world_size == 1:
+            return
+        for table in self.ranker.embedding.parameters():
+            if table.grad is not None and table.grad.is_sparse:
+                gradient = table.grad.coalesce()
+                distributed.all_reduce(gradient)
+                table.grad = gradient / self.trainer.world_size
+
     def _gradient_cosines(
         self, categorical: Tensor, continuous: Tensor, labels: Tensor, positions: Tensor | None
     ) -> dict[str, float]:
@@ -316,9 +352,9 @@ class Learner(pl.LightningModule):
     def _share(self) -> tuple[int, int]:
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _rows_per_rank(self, labels: Tensor) -> Tensor | int:
-        """Return the mean rows of the processes' parts of a batch, over which their gradients' mean is the batch's."""
-        return len(labels) if self.trainer.world_size == 1 else self._mean(labels.new_tensor(float(len(labels))))
+    def _rows_per_rank(self, own_rows: int) -> Tensor | int:
+        """Return the mean rows of the processes' parts of a batch, by which each divides its losses."""
+        return own_rows if self.trainer.world_size == 1 else self._mean(self.loss_weights.new_tensor(own_rows))
 
     def _mean(self, tensor: Tensor) -> Tensor:
         """Return the mean over processes."""
@@ -336,6 +372,14 @@ class Learner(pl.LightningModule):
 
     def _epoch_seed(self) -> int:
         return self.seed * 1_000_003 + self.current_epoch
+
+
+def hush_lightning() -> None:
+    """Keep Lightning's hints and banners to itself; errors still raise."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

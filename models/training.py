@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from feature_eng.layout import Layout
 from models.averaging import PolynomialAveraging
 from models.feature_shards import BatchSource, Features, Summary, summarise
-from models.learner import Learner
+from models.learner import Learner, hush_lightning
 from models.objective_losses import ObjectiveLoss, unsampled_rates
 from models.objectives import chain_parents
 from models.ranker import Ranker
@@ -30,13 +30,6 @@ DENSE_TABLE_ROWS = 500_000
 
 # Steps of an epoch whose weights count for the average.
 AVERAGED_AN_EPOCH = 200
-
-_NOISE = (
-    ".*does not have many workers.*",
-    ".*log_every_n_steps.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-)
 
 
 @dataclass(frozen=True)
@@ -330,14 +323,13 @@ def _precision(wanted: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's hints and banners to itself; errors still raise."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Hush Lightning for as long as the context lasts."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
-            for message in _NOISE:
-                warnings.filterwarnings("ignore", message=message)
+            hush_lightning()
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

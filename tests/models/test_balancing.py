@@ -226,7 +226,7 @@ def test_shared_layers_take_the_weighed_step_and_towers_their_own(balancing: str
     named = dict(ranker.named_parameters())
     gradients = [torch.autograd.grad(loss, list(named.values()), retain_graph=True) for loss in losses]
     torch.manual_seed(0)
-    total, _ = module.step_loss(ids, numbers, labels, None)
+    total, _ = module.step_loss(ids, numbers, labels, None, 32)
     total.backward()  # type: ignore[no-untyped-call]
     weights = module.balance.weights
     assert (weights != 1).any()

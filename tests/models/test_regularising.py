@@ -68,7 +68,7 @@ def test_an_adversarial_step_descends_the_loss_and_that_of_changed_vectors() -> 
     torch.manual_seed(1)
     module = one_objective(adversarial=0.5)
     ids, none, labels = torch.tensor([[4], [5]]), torch.zeros(2, 0), torch.tensor([[1.0], [0.0]])
-    total, _ = module.step_loss(ids, none, labels, None)
+    total, _ = module.step_loss(ids, none, labels, None, 2)
     ranker = module.ranker.eval()
     vectors = ranker.embedding(ids).detach().requires_grad_()
 
@@ -85,11 +85,13 @@ def test_an_adversarial_step_descends_the_loss_and_that_of_changed_vectors() -> 
 def test_the_squared_length_counts_by_its_weight() -> None:
     ids, none, labels = torch.tensor([[4], [5]]), torch.zeros(2, 0), torch.tensor([[1.0], [0.0]])
     torch.manual_seed(1)
-    plain = one_objective().step_loss(ids, none, labels, None)[0]
+    plain = one_objective().step_loss(ids, none, labels, None, 2)[0]
     torch.manual_seed(1)
     module = one_objective(embedding_l2=3.0)
     length = (module.ranker.embedding.tables[0].weight[[4, 5]] ** 2).sum() / 4
-    assert module.step_loss(ids, none, labels, None)[0].item() == pytest.approx((plain + 3 * length).item(), rel=1e-6)
+    assert module.step_loss(ids, none, labels, None, 2)[0].item() == pytest.approx(
+        (plain + 3 * length).item(), rel=1e-6
+    )
 
 
 def one_objective(**regularising: float) -> Learner:
