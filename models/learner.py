@@ -130,7 +130,7 @@ class Learner(pl.LightningModule):
         self.register_buffer("base_logits", base, persistent=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         hush_lightning()  # in a process of its own
 
     def train_dataloader(self) -> ResidentBatches | StreamedBatches:
@@ -246,8 +246,9 @@ class Learner(pl.LightningModule):
         """
         sums, base_sums, counted = (self._sum(x) for x in (self.sums, self.base_sums, self.counted))
         loss = float(sums.sum()) / float(self._sum(torch.tensor(float(self.rows), device=self.device)))
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"loss must stay finite, which a lower lr may do; got {loss} at lr {self.lr}")
+        for figure in (loss, float(self.trainer.callback_metrics.get("val_score", loss))):
+            if not math.isfinite(figure):
+                raise FloatingPointError(f"loss must stay finite, which a lower lr may do; got {figure}, lr {self.lr}")
         self.balance.end_epoch(normalised_losses(sums, base_sums, counted, self.ranker.chain.is_value))
         figures: dict[str, Any] = {"loss": loss}
         if self.validation_source is not None:
@@ -282,7 +283,7 @@ class Learner(pl.LightningModule):
         sums, base_sums, counts = (self._sum(x) for x in (self.losses, self.base_losses, self.counts))
         losses = normalised_losses(sums, base_sums, counts, self.ranker.chain.is_value)
         losses = losses.masked_fill(self.constant, torch.nan)
-        if losses.isnan().all():
+        if not (counts[~self.constant] > 0).any():
             raise ValueError("validation must have labels of an objective that varies in training; got none")
         self.log("val_score", losses.nanmean())
         for objective, loss in enumerate(losses.tolist()):
