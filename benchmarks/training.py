@@ -3,7 +3,7 @@
 `limit` is the same ranker, optimizer and resident tensors with nothing else: no checkpoints, averages of weights,
 masked values or figures. torch-rechub and DeepCTR-Torch have MMoE of the same shape and read the same features through
 their own loaders; `make peers` installs them, and one that is not installed is named as left out. Systems take turns,
-each in a process of its own, on 2 threads with batches of 4,096 rows; the figure is of the median epoch after the first.
+each in a process of its own, on 2 threads with batches of 4,096 rows; a figure is of the median epoch but the first.
 
     python benchmarks/training.py --quick --json training.json --plot training.png
 
