@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.harness import bar_plot, benchmark_parser, report
 from benchmarks.shop import bundle_of_shop
 from feature_eng.arrow_columns import plan_columns
-from feature_eng.log_encoding import key_columns
+from feature_eng.log_encoding import key_columns, text_inputs
 from feature_eng.log_passes import encode_piece
 from feature_eng.logs import open_log
 from feature_eng.simulator import simulate
@@ -83,7 +83,7 @@ def stage_seconds(bundle: Bundle, log: Path, folder: Path) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for piece in opened.pieces:
         clock = [time.perf_counter()]
-        columns = encode_piece(piece, opened.forms)[0].columns
+        columns = encode_piece(piece, opened.forms, text_inputs(schema))[0].columns
         clock.append(time.perf_counter())
         packed = predictor.plan.run(plan_columns(columns, schema.inputs), piece.rows)
         clock.append(time.perf_counter())

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from feature_eng import kernels
 from feature_eng.inputs import NULL_INT, Input
 from feature_eng.strings import Strings
 
@@ -41,6 +42,8 @@ def plan_columns(columns: Mapping[str, Any], inputs: Iterable[Input]) -> dict[st
 
 def _values(given: Input, array: pa.Array) -> NDArray[Any] | Strings:
     """Return an input's values (n,), its nulls as a plan has them: an integer's written out, a float's NaN."""
+    if pa.types.is_dictionary(array.type) and given.dtype == "string":
+        return _coded_strings(array)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         return arrow_strings(array)
     if given.dtype == "int64" and pa.types.is_integer(array.type) and array.null_count:
@@ -67,3 +70,12 @@ def arrow_strings(array: pa.Array) -> Strings:
         places = np.frombuffer(offsets, dtype)[array.offset : array.offset + len(array) + 1].astype(np.int64)
     text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
     return Strings(text, places[:-1], places[1:])
+
+
+def _coded_strings(array: pa.DictionaryArray) -> Strings:
+    """Return a dictionary array of strings (n,) as strings over the dictionary's bytes; a null is empty."""
+    words = arrow_strings(array.dictionary)
+    codes = array.indices.fill_null(-1).to_numpy()
+    starts, ends = np.empty((2, len(codes)), np.int64)
+    kernels.gather_places(codes, words.starts, words.ends, starts, ends)
+    return Strings(words.data, starts, ends)

@@ -86,9 +86,17 @@ def run_each(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     waiting = iter(items)
     task = delayed(function, pure=False)
     while batch := list(islice(waiting, window)):
-        workers = min(IN_PROCESS_THREADS, os.cpu_count() or 1)
-        tasks = map(task, batch)
-        yield from compute(*tasks, scheduler=scheduler, num_workers=workers)
+        yield from compute(*map(task, batch), scheduler=scheduler, num_workers=_at_once())
+
+
+def threads_each(items: int) -> int | None:
+    """Return how many threads leave no core idle where `run_each` runs this many; None on a cluster's workers."""
+    return None if _threads() else max(1, (os.cpu_count() or 1) // max(1, min(items, _at_once())))
+
+
+def _at_once() -> int:
+    """Return how many items are under way at a time in this process."""
+    return min(IN_PROCESS_THREADS, os.cpu_count() or 1)
 
 
 def _threads() -> int:

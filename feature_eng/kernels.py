@@ -62,7 +62,9 @@ FINITE, FILL, CLIP, LOG, NORMALIZE, SCALE, OVER_TWICE, NULL = range(8)
 
 _M = np.uint64(0xC6A4A7935BD1E995)
 _LENGTH_8 = np.uint64(8 * 0xC6A4A7935BD1E995 % 2**64)
+_BYTES = 0x0101010101010101
 _8, _32, _47 = np.uint64(8), np.uint64(32), np.uint64(47)
+_1, _EACH, _HIGHEST, _SPACES = np.uint64(1), np.uint64(_BYTES), np.uint64(0x80 * _BYTES), np.uint64(0x20 * _BYTES)
 _SMALLEST_NORMAL, _2_TO_23, _INFINITE = np.float32(2.0**-126), np.float32(2.0**23), np.float32(np.inf)
 _ROOT_HALF = np.int32(0x3F3504F3)  # the bits of √½
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
@@ -122,6 +124,16 @@ def _fetch(typing: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
+
+
+@intrinsic
+def _trailing_zeros(typing: Any, word: Any) -> Any:
+    """Return how many bits lie below a word's lowest that is set, 64 where none is."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(0))
+
+    return types.int64(types.uint64), generate
 
 
 @intrinsic
@@ -441,6 +453,15 @@ def first_invalid(data, starts, ends):
 
 
 @_compiled
+def gather_places(codes, starts, ends, coded_starts, coded_ends):
+    """Write where the string of each code (n,) begins and ends; a code that is no index stands for no bytes."""
+    for i in range(len(codes)):
+        known = codes[i] >= 0 and codes[i] < len(starts)
+        coded_starts[i] = starts[codes[i]] if known else 0
+        coded_ends[i] = ends[codes[i]] if known else 0
+
+
+@_compiled
 def split_wire(wire, starts, ends):
     """Find the strings in Triton's BYTES: before each its length, four bytes little-endian.
 
@@ -470,6 +491,15 @@ def split_wire(wire, starts, ends):
 @_compiled
 def first_beyond_ascii(data, starts, ends):
     """Return the index of the first string, in order, that holds more than ASCII, or -1."""
+    letters = np.int64(0)
+    for i in range(len(starts)):
+        letters += ends[i] - starts[i]
+    if len(data) <= letters:  # one look at all bytes is less work, and in vectors
+        beyond = np.uint8(0)
+        for at in range(len(data)):
+            beyond |= data[at]
+        if beyond < 0x80:
+            return -1
     for i in range(len(starts)):
         for at in range(starts[i], ends[i]):
             if data[at] >= 0x80:
@@ -478,43 +508,66 @@ def first_beyond_ascii(data, starts, ends):
 
 
 @_inlined
-def _is_space(letter):
-    """Return whether `str.split` splits at an ASCII letter."""
-    return letter == 0x20 or (letter >= 0x09 and letter <= 0x0D) or (letter >= 0x1C and letter <= 0x1F)
+def _from_letter(letters, least):
+    """Return eight letters' highest bits, set where a letter is ASCII and at least `least`."""
+    return ((letters & ~_HIGHEST) + (np.uint64(0x80 - least) * _EACH)) & ~letters & _HIGHEST
+
+
+@_inlined
+def _before_space(letters):
+    """Return how many of eight letters come before the first at which `str.split` splits, of ASCII's."""
+    blank = _from_letter(letters, 0x09) & ~_from_letter(letters, 0x0E)
+    return _trailing_zeros(blank | (_from_letter(letters, 0x1C) & ~_from_letter(letters, 0x21))) >> 3
+
+
+@_inlined
+def _lower(letters):
+    return letters | ((_from_letter(letters, 0x41) & ~_from_letter(letters, 0x5B)) >> np.uint64(2))
 
 
 @njit
-def _lower_key(letters, first, stop):
+def _letters_at(address, at, length):
+    """Return the next eight of a text's letters, the first in the lowest byte; spaces follow the last."""
+    left = length - at
+    if left >= 8:
+        return _word(address + at)
+    letters = np.uint64(0)
+    if length >= 8:
+        letters = _word(address + length - 8) >> np.uint64(64 - 8 * left)
+    else:
+        bytes_left = carray(_pointer(address + at), 8, np.uint8)
+        for i in range(left - 1, -1, -1):
+            letters = (letters << _8) | np.uint64(bytes_left[i])
+    return letters | (_SPACES << np.uint64(8 * left))
+
+
+@njit
+def _lower_key(address, first, size, length):
     """Return the key of ASCII letters in lower case; bytes beyond ASCII stay as they are."""
-    state = np.uint64(stop - first) * _M
-    block, filled = np.uint64(0), 0
-    for at in range(first, stop):
-        letter = letters[at]
-        if letter >= 0x41 and letter <= 0x5A:
-            letter += 0x20
-        block |= np.uint64(letter) << np.uint64(8 * filled)
-        filled += 1
-        if filled == 8:
-            state = (state ^ _mixed(block)) * _M
-            block, filled = np.uint64(0), 0
-    if filled:
-        state = (state ^ block) * _M
+    state = np.uint64(size) * _M
+    left = size & 7
+    for at in range(first, first + size - left, 8):
+        state = (state ^ _mixed(_lower(_letters_at(address, at, length)))) * _M
+    if left:
+        tail = _lower(_letters_at(address, first + size - left, length)) & ((_1 << np.uint64(8 * left)) - _1)
+        state = (state ^ tail) * _M
     return _finished(state)
 
 
 @njit
-def _write_words(letters, stop, buckets, row, width):
+def _write_words(address, length, buckets, row, width):
     """Write the buckets of a text's first words, then padding, into a row's cells."""
     at, found = 0, 0
-    while at < stop and found < width:
-        while at < stop and _is_space(letters[at]):
-            at += 1
-        first = at
-        while at < stop and not _is_space(letters[at]):
-            at += 1
-        if at > first:
-            row[found] = _bucket(_lower_key(letters, first, at), buckets)
+    while at < length and found < width:
+        more = _before_space(_letters_at(address, at, length))
+        size = more
+        while more == 8 and at + size < length:
+            more = _before_space(_letters_at(address, at + size, length))
+            size += more
+        if size:
+            row[found] = _bucket(_lower_key(address, at, size, length), buckets)
             found += 1
+        at += size + 1
     for i in range(found, width):
         row[i] = PADDING_ID
 
@@ -859,8 +912,8 @@ def execute(
                 plain = addresses[source + 3]
                 starts, ends = _int64s(addresses[source + 4], first, n), _int64s(addresses[source + 5], first, n)
                 for i in range(n):
-                    letters = carray(_pointer(plain + starts[i]), ends[i] - starts[i], np.uint8)
-                    _write_words(letters, len(letters), settings[0], target[i, column : column + width], width)
+                    row = target[i, column : column + width]
+                    _write_words(plain + starts[i], ends[i] - starts[i], settings[0], row, width)
             elif op == HOUR:
                 moments = _int64s(address, first, n)
                 for i in range(n):

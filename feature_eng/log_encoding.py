@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +52,12 @@ def key_columns(schema: Schema) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for key in keys if key is not None))
 
 
+def text_inputs(schema: Schema) -> tuple[str, ...]:
+    """Return the string inputs, and those that are lists of strings, that are no keys: only the plan reads them."""
+    keys = key_columns(schema)
+    return tuple(given.name for given in schema.inputs if given.dtype == "string" and given.name not in keys)
+
+
 def label_columns(schema: Schema, in_log: frozenset[str]) -> tuple[str, ...]:
     """Return the label columns, then the position's, then the simulator's truths that a log has."""
     truths = [f"{TRUTH}{name}" for name in schema.objective_names]
@@ -86,16 +92,21 @@ def canonical_forms(
     return forms | dict.fromkeys(labels, "float32")
 
 
-def encode(table: pa.Table, forms: Mapping[str, Form]) -> Encoded:
+def encode(table: pa.Table, forms: Mapping[str, Form], coded: Collection[str] = ()) -> Encoded:
     """Encode a piece of a log: int64 with NULL_INT, strings with "", float32 with NaN, moments as int64 ms UTC.
 
     Args:
         table: raw columns, all of those that `forms` names.
         forms: the canonical form of each column.
+        coded: columns of strings, or of lists of them, that stay dictionaries, with nulls, where they are.
     """
     encoded = Encoded({}, {}, {})
     for name, form in forms.items():
-        values, unreadable, non_finite = encode_column(table.column(name), form)
+        column = table.column(name)
+        if name in coded and _is_coded(column.type):
+            encoded.columns[name] = _one_array(column)
+            continue
+        values, unreadable, non_finite = encode_column(column, form)
         encoded.columns[name] = values
         if unreadable is not None and unreadable.any():
             encoded.unreadable[name] = unreadable
@@ -114,10 +125,17 @@ def join(parts: Sequence[Encoded]) -> Encoded:
     if len(parts) == 1:
         return parts[0]
     names = list(parts[0].columns)
-    columns = {name: pa.concat_arrays([part.columns[name] for part in parts]) for name in names}
+    columns = {name: _joined_columns([part.columns[name] for part in parts]) for name in names}
     masks = [{name: _joined_masks(parts, name, kind) for name in names} for kind in ("unreadable", "non_finite")]
     unreadable, non_finite = ({name: mask for name, mask in found.items() if mask.any()} for found in masks)
     return Encoded(columns, unreadable, non_finite)
+
+
+def _joined_columns(arrays: Sequence[pa.Array]) -> pa.Array:
+    """Put arrays one after the other; where only some are dictionaries, their strings are written out."""
+    kinds = {array.type for array in arrays}
+    plain = next((kind for kind in kinds if not _is_coded(kind)), None)
+    return pa.concat_arrays(arrays if len(kinds) == 1 else [array.cast(plain) for array in arrays])
 
 
 def _joined_masks(parts: Sequence[Encoded], name: str, kind: str) -> Mask:
@@ -148,11 +166,20 @@ def encode_column(raw: Any, form: Form) -> tuple[pa.Array, Mask | None, Mask | N
     return *_lists(values, "int64" if form == "list<int64>" else "string"), None
 
 
+def _is_coded(kind: pa.DataType) -> bool:
+    """Return whether a column's values, or those of its lists, are strings of a dictionary."""
+    inner = kind.value_type if pa.types.is_list(kind) else kind
+    return bool(pa.types.is_dictionary(inner) and pa.types.is_string(inner.value_type))
+
+
+def _one_array(raw: Any) -> pa.Array:
+    values = raw.combine_chunks() if isinstance(raw, pa.ChunkedArray) else raw
+    return pa.concat_arrays(values.chunks) if isinstance(values, pa.ChunkedArray) else values
+
+
 def _plain(raw: Any) -> pa.Array:
     """Return one array, its dictionary and its large or binary strings undone."""
-    values = raw.combine_chunks() if isinstance(raw, pa.ChunkedArray) else raw
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks)
+    values = _one_array(raw)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if str(values.type) in ("large_string", "string_view"):
@@ -210,6 +237,8 @@ def _strings(values: pa.Array) -> tuple[pa.Array, Mask | None]:
 
 
 def _floats(values: pa.Array) -> tuple[pa.Array, Mask | None, Mask | None]:
+    if pa.types.is_float32(values.type) and not values.null_count and np.isfinite(values.to_numpy()).all():
+        return values, None, None
     unreadable: Mask | None = None
     null = values.is_null().to_numpy(zero_copy_only=False)
     if pa.types.is_int64(values.type):
@@ -249,6 +278,9 @@ def _moments(values: pa.Array) -> tuple[pa.Array, Mask | None]:
 
 
 def _epoch_ms(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    least, most = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, 0)
+    if EPOCH_LIMITS[0] <= least and most < EPOCH_LIMITS[1]:  # milliseconds all, as most logs have them
+        return numbers
     size = np.abs(numbers.astype(np.float64))
     seconds, ms, us = (size < limit for limit in EPOCH_LIMITS)
     scaled = np.select([seconds, ms, us], [numbers * 1_000, numbers, numbers // 1_000], numbers // 1_000_000)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -84,11 +84,19 @@ class Written:
     validation_rows: int
 
 
-def encode_piece(piece: Piece, forms: Mapping[str, Form]) -> tuple[Encoded, list[pa.Table]]:
-    """Read a piece; return it in canonical form, and the raw columns of each slice."""
-    raw = [read_slice(part, list(forms)) for part in piece.slices]
+def encode_piece(
+    piece: Piece, forms: Mapping[str, Form], coded: Collection[str] = ()
+) -> tuple[Encoded, list[pa.Table]]:
+    """Read a piece; return it in canonical form, and the raw columns of each slice.
+
+    Args:
+        piece: the piece.
+        forms: the canonical form of each column.
+        coded: columns of strings that may stay dictionaries, with nulls; see `encode`.
+    """
+    raw = [read_slice(part, list(forms), coded) for part in piece.slices]
     # files of one log may differ in dtypes: they meet in the canonical form only
-    return join([encode(table, forms) for table in raw]), raw
+    return join([encode(table, forms, coded) for table in raw]), raw
 
 
 def check_piece(piece: Piece, reading: Reading) -> tuple[Checked, tuple[Found, ...]]:

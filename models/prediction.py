@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,10 +27,17 @@ class Predictor:
     ranker: Any
     device: torch.device
 
-    def predict(self, columns: Mapping[str, Any], rows: int) -> NDArray[np.float32]:
-        """Return the expected value of each objective, (B, K), of B rows given as a plan's columns."""
-        categorical, continuous = self.plan.run(columns, rows)
-        return self.rank(categorical, continuous)
+    def predict(self, columns: Mapping[str, Any], rows: int, threads: int | None = None) -> NDArray[np.float32]:
+        """Return the expected value of each objective, (B, K), of B rows given as a plan's columns.
+
+        Args:
+            columns: see `Plan.run`.
+            rows: B.
+            threads: most threads that work on them; by default the processor's.
+        """
+        categorical, continuous = self.plan.run(columns, rows, threads=threads)
+        with _torch_threads(threads):
+            return self.rank(categorical, continuous)
 
     def rank(self, categorical: NDArray[np.int32], continuous: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the expected value of each objective, (B, K), of packed features (B, S) and (B, D)."""
@@ -42,6 +50,17 @@ class Predictor:
                 batches.append(self.ranker(ids, numbers).cpu().numpy())
         predictions: NDArray[np.float32] = np.concatenate(batches)
         return predictions
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Let the calling thread's operations share at most this many threads, without end where None."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_predictor(plan: Path, ranker: Path) -> Predictor:

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_eng.arrow_columns import plan_columns
-from feature_eng.cluster import run_each
-from feature_eng.log_encoding import key_columns
+from feature_eng.cluster import run_each, threads_each
+from feature_eng.log_encoding import key_columns, text_inputs
 from feature_eng.log_passes import encode_piece
 from feature_eng.log_sources import Piece, file_stamps
 from feature_eng.logs import Log
@@ -70,7 +70,10 @@ def score_log(
     partial_out = out.with_name(f"{out.name}.partial")
     _claim(partial_out, _job(log, scoring, identity))
     rows = 0
-    score = partial(_score_piece, forms=log.forms, schema=log.schema, scoring=scoring, folder=partial_out)
+    threads = threads_each(len(log.pieces))
+    score = partial(
+        _score_piece, forms=log.forms, schema=log.schema, scoring=scoring, threads=threads, folder=partial_out
+    )
     for done in run_each(score, log.pieces):
         rows += done
         advance(done)
@@ -105,15 +108,15 @@ def _claim(folder: Path, job: dict[str, Any]) -> None:
     beside.replace(record)
 
 
-def _score_piece(piece: Piece, forms: Any, schema: Schema, scoring: Scoring, folder: Path) -> int:
+def _score_piece(piece: Piece, forms: Any, schema: Schema, scoring: Scoring, threads: int | None, folder: Path) -> int:
     """Score one piece into its part, unless the part is there; return its rows."""
     part = folder / f"part-{piece.index:05d}.parquet"
     if part.exists():
         return int(pq.read_metadata(part).num_rows)
-    columns = encode_piece(piece, forms)[0].columns
+    columns = encode_piece(piece, forms, text_inputs(schema))[0].columns
     rows = len(next(iter(columns.values())))
     predictor = load_predictor(scoring.plan, scoring.ranker)
-    predictions = predictor.predict(plan_columns(columns, schema.inputs), rows)
+    predictions = predictor.predict(plan_columns(columns, schema.inputs), rows, threads)
     scores = blend(predictions, _vector(scoring.weights), scoring.kind)
     write_part(scored_table(columns, schema, predictions, scores), part, key_columns(schema))
     return rows

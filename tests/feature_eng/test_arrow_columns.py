@@ -100,3 +100,17 @@ def test_strings_of_a_damaged_file_are_refused() -> None:
     damaged = pa.ipc.open_stream(sink.getvalue().to_pybytes().replace(offsets, wild)).read_all()
     with pytest.raises(ValueError, match=f"starts and ends must rise within 8 bytes; got 0 and {2**30}"):
         arrow_strings(damaged["city"].combine_chunks())
+
+
+@pytest.mark.parametrize("index", [pa.int8(), pa.int32()])
+def test_strings_of_a_dictionary_are_those_of_its_codes(index: pa.DataType) -> None:
+    words = pa.array(["unused", "é", None, "", "long enough for nine"])
+    codes = pa.array([4, 1, None, 2, 3, 4, 1], index)
+    texts = pa.DictionaryArray.from_arrays(codes, words)
+    expected = ["long enough for nine", "é", "", "", "", "long enough for nine", "é"]
+    assert plan_columns({"city": texts}, INPUTS[1:2])["city"].tolist() == expected
+    assert plan_columns({"city": texts.slice(4)}, INPUTS[1:2])["city"].tolist() == expected[4:]
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 2, 7]), texts)
+    found = plan_columns({"tags": lists.slice(1)}, INPUTS[4:])
+    assert found["tags__values"].tolist() == expected[2:]
+    assert found["tags__offsets"].tolist() == [0, 0, 5]

@@ -8,7 +8,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from feature_eng import cluster
-from feature_eng.cluster import connect, run_each
+from feature_eng.cluster import connect, run_each, threads_each
 
 
 def process_of(item: int) -> tuple[int, int]:
@@ -67,3 +67,13 @@ def test_a_scheduler_that_does_not_answer_is_an_error(monkeypatch) -> None:
         port = unused.getsockname()[1]
     with pytest.raises(OSError, match=r"Timed out|refused"):
         connect(scheduler=f"tcp://127.0.0.1:{port}").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("items", "cores", "threads"), [(1, 2, 2), (2, 2, 1), (40, 2, 1), (3, 16, 5), (40, 16, 4), (0, 1, 1)]
+)
+def test_items_that_run_side_by_side_share_the_cores(
+    items: int, cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert threads_each(items) == threads

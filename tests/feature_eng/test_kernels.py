@@ -4,10 +4,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from feature_eng import kernels
-from feature_eng.keys import int_keys
+from feature_eng.inputs import Input
+from feature_eng.keys import int_keys, string_keys
+from feature_eng.layout import Layout, Slot
+from feature_eng.plan import Plan
+from feature_eng.program import Instruction
+from feature_eng.strings import Strings, encoded
 
 
 def test_kernels_run_where_nothing_can_be_cached() -> None:
@@ -54,3 +61,31 @@ def test_a_chain_gives_a_number_the_same_bits_wherever_it_stands(dtype: type) ->
     for place in range(len(alone)):
         kernels.run_steps(alone[place : place + 1], kinds, constants)
     assert together.tobytes() == alone.tobytes()
+
+
+def plan_of_words(width: int) -> Plan:
+    instruction = Instruction("words", ("title",), "ids", {"buckets": 1000})
+    layout = Layout((Slot("title", 1001, width),), ())
+    return Plan("", (Input("title", "item", "string"),), (instruction,), layout, ("ids",), (), {})
+
+
+LETTERS = "aZz@[`{ \t\n\r\x0b\x0c\x08\x0e\x1b\x1c\x1f!\x00\x7féÄ\u2003"
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.text(LETTERS, max_size=40), min_size=1, max_size=9), st.integers(1, 6))
+def test_words_are_those_of_lower_and_split(texts: list[str], width: int) -> None:
+    plan = plan_of_words(width)
+    words = [[text.encode() for text in t.lower().split()[:width]] for t in texts]
+    expected = [[int(string_keys([word])[0] % np.uint64(1000)) + 1 for word in row] for row in words]
+    found = plan.run({"title": encoded(texts)}, len(texts))[0]
+    assert found.tolist() == [row + [0] * (width - len(row)) for row in expected]
+
+
+@pytest.mark.parametrize("length", range(18))
+def test_a_text_s_words_are_read_from_its_own_bytes(length: int) -> None:
+    text = b"Abcdefgh IJKLMNOPQ"[:length]
+    beside = Strings(np.frombuffer(b"x" + text + b"y", np.uint8), np.array([1]), np.array([1 + length]))
+    plan = plan_of_words(2)
+    expected = [int(string_keys([word])[0] % np.uint64(1000)) + 1 for word in text.lower().split()]
+    assert plan.run({"title": beside}, 1)[0].tolist() == [expected + [0] * (2 - len(expected))]

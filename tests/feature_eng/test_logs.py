@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_eng import logs
+from feature_eng.arrow_columns import plan_columns
 from feature_eng.cluster import connect
-from feature_eng.inputs import NULL_INT
+from feature_eng.inputs import NULL_INT, Input
 from feature_eng.log_encoding import encode_column
+from feature_eng.log_passes import encode_piece
 from feature_eng.log_report import DISTINCT_KEYS, add_up, column_report, summarize
 from feature_eng.log_sources import cut, file_columns, log_files, read_slice
 from feature_eng.logs import check_log, clean_log, open_log, prepare_log, read_log, resolve_dtypes
@@ -618,3 +620,37 @@ def test_online_shoppers_is_read_from_csv_with_its_known_rate(tmp_path) -> None:
     assert columns["Revenue"].mean == pytest.approx(1908 / 12_330)
     assert columns["Month"].distinct == 10
     assert abs(done.report.split.validation_rows / 12_330 - 0.2) < 0.02
+
+
+TEXTS, LISTS = ["a", None, "", "b", "a"] * 10, [["x", None], [], None, ["x"], ["y", "x", "y"]] * 10
+FORMS = {"text": "string", "list": "list<string>", "text.": "string", "plain": "string"}
+TEXT_INPUTS = [Input(name, "item", "string", is_list=name == "list") for name in FORMS]
+
+
+def written_texts(folder: Path, row_group_size: int) -> Path:
+    """Write texts of which `plain` and `text.` are not asked for or not there as dictionaries."""
+    table = pa.table({"text": TEXTS, "list": LISTS, "text.": TEXTS, "plain": TEXTS})
+    coded = ["text", "list.list.element", "text."]
+    pq.write_table(table, folder / "log.parquet", row_group_size=row_group_size, use_dictionary=coded)
+    return folder / "log.parquet"
+
+
+def test_texts_stay_dictionaries_where_a_file_holds_them_so(tmp_path) -> None:
+    (piece,) = cut([written_texts(tmp_path, 50)], list(FORMS))
+    columns = encode_piece(piece, FORMS, ["text", "list", "plain"])[0].columns
+    kinds = {name: column.type for name, column in columns.items()}
+    assert pa.types.is_dictionary(kinds["text"])
+    assert pa.types.is_dictionary(kinds["list"].value_type)
+    assert kinds["plain"] == kinds["text."] == pa.string()
+
+
+@pytest.mark.parametrize("row_group_size", [50, 7])
+@pytest.mark.parametrize("piece_bytes", [300, 1000, 2**20])
+def test_texts_that_stay_dictionaries_are_the_same_texts(tmp_path, row_group_size: int, piece_bytes: int) -> None:
+    (tmp_path / "log.csv").write_text("text,list,text.,plain\na,x|y,,b\n")
+    files = [written_texts(tmp_path, row_group_size), tmp_path / "log.csv"]
+    for piece in cut(files, list(FORMS), piece_bytes):
+        coded, exact = (plan_columns(encode_piece(piece, FORMS, c)[0].columns, TEXT_INPUTS) for c in (FORMS, ()))
+        assert {name: array.tolist() for name, array in coded.items()} == {
+            name: array.tolist() for name, array in exact.items()
+        }

@@ -59,3 +59,20 @@ def test_a_bundle_that_was_replaced_is_read_anew(shop: Shop, tmp_path: Path) -> 
         other.heads.bias += 1
     export_ranker(other, tmp_path / "ranker.pt")
     assert (load_predictor(tmp_path / "plan", tmp_path / "ranker.pt").predict(columns, 50) > before).all()
+
+
+def test_threads_bound_a_prediction_alone(shop: Shop) -> None:
+    table = pq.read_table(shop.test).slice(0, 50)
+    columns = plan_columns(table, shop.bundle.schema.inputs)
+    predictor = load_predictor(shop.bundle.plan, shop.bundle.ranker)
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def watched(*packed: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        predictions: torch.Tensor = predictor.ranker(*packed)
+        return predictions
+
+    found = Predictor(predictor.plan, watched, predictor.device).predict(columns, 50, threads=1)
+    assert (seen, torch.get_num_threads()) == ([1], before)
+    np.testing.assert_allclose(found, predictor.predict(columns, 50), rtol=1e-5, atol=1e-7)
