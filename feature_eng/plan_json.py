@@ -11,7 +11,7 @@ from feature_eng.inputs import Input
 from feature_eng.layout import Layout
 from feature_eng.program import Instruction, PlanError
 
-FORMAT = 3
+FORMAT = 4
 
 # A form is a type, several, a list's one form, or an object's fields: `name?` may be left out, `*` is any other name.
 _NONE = type(None)

@@ -280,7 +280,7 @@ def test_a_lookup_that_would_go_on_for_long_is_refused(tmp_path: Path, reach: in
 def test_a_field_that_comes_twice_is_refused(tmp_path: Path) -> None:
     save_plan(every_operation_plan(), tmp_path / "plan")
     text = (tmp_path / "plan" / "plan.json").read_text()
-    sign(tmp_path / "plan", text.replace('"fingerprint"', '"format": 3, "fingerprint"', 1))
+    sign(tmp_path / "plan", text.replace('"fingerprint"', '"format": 4, "fingerprint"', 1))
     with pytest.raises(PlanError, match=r"plan.json must be JSON; got a field twice among format, format, fingerprint"):
         load_plan(tmp_path / "plan")
 

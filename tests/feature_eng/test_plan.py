@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from feature_eng.digests import file_sha256
+from feature_eng.digests import BLOCK_BYTES, file_sha256
 from feature_eng.inputs import NULL_INT, Input
 from feature_eng.keys import int_keys, string_keys
 from feature_eng.layout import Layout, Slot
@@ -21,6 +21,7 @@ from feature_eng.plan_files import load_plan, save_plan
 from feature_eng.program import Instruction, PlanError
 from feature_eng.strings import Strings, encoded, from_wire
 from feature_eng.tables import hash_table
+from tests.feature_eng import plain_reader
 
 
 def table_of(values: list[int], ids: list[int]) -> dict[str, Any]:
@@ -54,6 +55,32 @@ def test_a_plan_read_back_computes_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other)
     assert plan.run(columns, 2)[1].tolist() == [[2.0], [5.0]]
     assert not list(tmp_path.glob("*.partial"))
+
+
+def large_plan() -> Plan:
+    """A plan whose table takes more than one of the blocks that are checked apart."""
+    keys = int_keys(np.arange(5_000_000))
+    table = hash_table(keys, np.arange(5_000_000, dtype=np.int32) % 5, np.int32(2))
+    return dataclasses.replace(small_plan(), arrays={"keys": table})
+
+
+def test_a_table_of_several_blocks_is_read_and_each_of_its_bytes_is_checked(tmp_path: Path) -> None:
+    folder = tmp_path / "plan"
+    save_plan(large_plan(), folder)
+    file = folder / "arrays" / "keys.npy"
+    assert file.stat().st_size > BLOCK_BYTES
+    columns = {"price": np.zeros(3, np.float32), "item": np.array([4_999_999, 3, -1])}
+    assert load_plan(folder).run(columns, 3)[0].tolist() == [[4], [3], [2]]
+    _, arrays = plain_reader.read(folder)
+    np.testing.assert_array_equal(arrays["keys"], np.load(file))
+    for place in (0, BLOCK_BYTES - 1, BLOCK_BYTES, file.stat().st_size - 1):
+        data = bytearray(file.read_bytes())
+        data[place] ^= 1
+        (folder / "arrays" / "keys.npy").write_bytes(data)
+        with pytest.raises(PlanError, match=r"arrays/keys\.npy must be as it was written; got another checksum"):
+            load_plan(folder)
+        data[place] ^= 1
+        file.write_bytes(data)
 
 
 def every_row_s_plan() -> Plan:
@@ -190,8 +217,8 @@ SPOILED = {
     "another checksum": (lambda f: (f / "plan.json").write_bytes(b"{}"), "plan.json must be as it was written"),
     "an empty array": (lambda f: (f / "arrays" / "keys.npy").write_bytes(b""), "must be as it was written"),
     "arrays that are a list": (lambda f: change(f, arrays=[]), r"arrays must be an object; got \[\]"),
-    "a list": (lambda f: write(f, b"[]"), r"must have format 3; got \[\]"),
-    "another format": (lambda f: change(f, format=9), "must have format 3; got 9"),
+    "a list": (lambda f: write(f, b"[]"), r"must have format 4; got \[\]"),
+    "another format": (lambda f: change(f, format=9), "must have format 4; got 9"),
     "no array": (lambda f: (f / "arrays" / "keys.npy").unlink(), "keys.npy must exist; got none"),
     "a cut array": (lambda f: (f / "arrays" / "keys.npy").write_bytes(b"\x93NUMPY"), "must be as it was written"),
     "another dtype": (
