@@ -80,7 +80,8 @@ def compare(
         for metric, function in own.items():
             of_new, of_old = function(new[:, index]), function(old[:, index])
             gaps = of_new - of_old
-            found.append(Difference(name, metric, *(float(v[0]) for v in (of_new, of_old, gaps)), *interval(gaps[1:])))
+            low, high = interval(gaps[1:])
+            found.append(Difference(name, metric, float(of_new[0]), float(of_old[0]), float(gaps[0]), low, high))
     return tuple(found)
 
 

@@ -138,7 +138,8 @@ def integrated_gradients(
         predictions = ranker(categorical, continuous)[:, objective].double()
         if ranker.options["objective_kinds"][objective] == "binary":
             return torch.logit(predictions, eps=1e-9)
-        return predictions.clamp(min=1e-12).log()
+        logarithms: Tensor = predictions.clamp(min=1e-12).log()
+        return logarithms
 
     columns = vector_slots(ranker)
     layers = [ranker.embedding, ranker.standardize] if len(columns) else [ranker.standardize]

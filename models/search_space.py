@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol
 
+from models.balancing import BALANCINGS, SURGERIES
 from models.histories import HISTORIES
 from models.interactions import INTERACTIONS
 from models.sharing import SHARING
@@ -114,18 +116,36 @@ def optimizer(trial: Suggests, shop: Shop) -> Options:
     }
 
 
+def regularisation(trial: Suggests, shop: Shop) -> Options:
+    """Suggest shares of values and slots that training hides, and how short vectors must be."""
+    return {
+        "mask_rate": round(trial.suggest_float("mask_rate", 0.0, 0.2, step=0.05), 2),
+        "slot_dropout": round(trial.suggest_float("slot_dropout", 0.0, 0.2, step=0.05), 2),
+        "embedding_l2": trial.suggest_categorical("embedding_l2", [0.0, 1e-5, 1e-4, 1e-3]),
+    }
+
+
 def balancing(trial: Suggests, shop: Shop) -> Options:
-    """Suggest the weight of each objective's loss beside the first one's.
+    """Suggest what weighs the objectives' losses, and fixed weights beside the first one's.
 
     Raises:
         ValueError: there is a single objective.
     """
     if shop.objectives < 2:
         raise ValueError("search must not name balancing where there is one objective; got balancing")
+    chosen = trial.suggest_categorical("balancing", possible_balancings())
+    if chosen != "fixed":
+        return {"balancing": chosen}
     others = [
         trial.suggest_float(f"loss_weight_{objective}", 0.1, 10.0, log=True) for objective in range(1, shop.objectives)
     ]
-    return {"loss_weights": [1.0, *others]}
+    return {"balancing": chosen, "loss_weights": [1.0, *others]}
+
+
+def possible_balancings() -> list[str]:
+    """Return the balancings whose packages are installed."""
+    surgeries = find_spec("torchjd") is not None
+    return [name for name in BALANCINGS if surgeries or name not in SURGERIES]
 
 
 # Each takes what suggests and the shop's bounds; it gives flat arguments of `train`, a ranker's under `ranker`.
@@ -137,6 +157,7 @@ GROUPS: dict[str, Callable[[Suggests, Shop], Options]] = {
     "interactions": interactions,
     "histories": histories,
     "dropout": dropout,
+    "regularisation": regularisation,
     "optimizer": optimizer,
     "balancing": balancing,
 }
@@ -157,6 +178,10 @@ DEFAULTS: dict[str, Any] = {
     "interactions": "none",
     "histories": "mean",
     "dropout": 0.1,
+    "mask_rate": 0.0,
+    "slot_dropout": 0.0,
+    "embedding_l2": 0.0,
+    "balancing": "fixed",
     "lr": 3e-3,
     "batch_rows": 2048,
     "weight_decay": 1e-4,

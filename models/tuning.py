@@ -240,7 +240,8 @@ class EpochValues(Callback):
         """Predict a batch, where predictions matter."""
         if self.value is not None:
             with torch.no_grad():
-                self.predictions.append(pl_module.ranker(batch[0], batch[1]).float().cpu().numpy())
+                ranker: Any = pl_module.ranker
+                self.predictions.append(ranker(batch[0], batch[1]).float().cpu().numpy())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Work out the epoch's value and tell of the best one."""

@@ -24,7 +24,7 @@ class Svg:
     text: str
 
 
-def lines(series: Mapping[str, Points], *, x: str, y: str, whole: bool = False) -> Svg:
+def lines(series: Mapping[str, Points], *, x: str, y: str, whole: bool = False, dots: Sequence[str] = ()) -> Svg:
     """Draw a line through the points of each series.
 
     Args:
@@ -32,10 +32,12 @@ def lines(series: Mapping[str, Points], *, x: str, y: str, whole: bool = False) 
         x: name of the horizontal axis.
         y: name of the vertical one.
         whole: whether horizontal ticks are at whole numbers alone.
+        dots: series that are points without a line.
     """
     with _axes(x, y) as (axes, drawn):
         for name, (across, up) in series.items():
-            axes.plot(across, up, marker="o", markersize=3, linewidth=1.5, label=_plain(name))
+            width = 0.0 if name in dots else 1.5
+            axes.plot(across, up, marker="o", markersize=3, linewidth=width, label=_plain(name))
         if whole:
             from matplotlib.ticker import MaxNLocator
 
@@ -45,26 +47,45 @@ def lines(series: Mapping[str, Points], *, x: str, y: str, whole: bool = False) 
     return drawn[0]
 
 
-def bars(
-    values: Mapping[str, float], *, x: str, errors: Mapping[str, tuple[float, float]] | None = None, most: int = 30
-) -> Svg:
+def bars(values: Mapping[str, float], *, x: str, most: int = 30) -> Svg:
     """Draw a horizontal bar for each name, the first one on top.
 
     Args:
         values: by name.
         x: name of the horizontal axis.
-        errors: lower and upper end of an interval, by name.
         most: bars drawn; the rest are left out.
     """
     names = list(values)[:most]
     places = np.arange(len(names))[::-1]
-    with _axes(x, "", height=0.8 + 0.22 * max(len(names), 3)) as (axes, drawn):
+    with _axes(x, "", height=_height(names)) as (axes, drawn):
         axes.barh(places, [values[name] for name in names], height=0.7)
-        for place, name in zip(places, names, strict=True):
-            if errors and name in errors:
-                axes.hlines(place, *errors[name], color="black", linewidth=1)
         axes.set_yticks(places, [_plain(name) for name in names], fontsize=8)
         axes.axvline(0, color="grey", linewidth=0.8)
+    return drawn[0]
+
+
+def intervals(
+    figures: Mapping[str, tuple[float, float, float]], *, x: str, line: float | None = None, most: int = 40
+) -> Svg:
+    """Draw a figure with its interval for each name, the first one on top.
+
+    Args:
+        figures: value, lower and upper end by name; NaN ends draw no interval.
+        x: name of the horizontal axis.
+        line: where a vertical line stands.
+        most: figures drawn; the rest are left out.
+    """
+    names = list(figures)[:most]
+    places = np.arange(len(names))[::-1]
+    with _axes(x, "", height=_height(names)) as (axes, drawn):
+        for place, name in zip(places, names, strict=True):
+            value, low, high = figures[name]
+            axes.plot([value], [place], "o", color="tab:blue", markersize=4)
+            if low == low:
+                axes.hlines(place, low, high, color="tab:blue", linewidth=1.5)
+        axes.set_yticks(places, [_plain(name) for name in names], fontsize=8)
+        if line is not None:
+            axes.axvline(line, color="grey", linewidth=0.8)
     return drawn[0]
 
 
@@ -78,7 +99,7 @@ def scatter(groups: Mapping[str, Points], *, x: str, y: str) -> Svg:
     return drawn[0]
 
 
-def reliability(means: Array, rates: Array, lows: Array, highs: Array) -> Svg:
+def reliability(means: Array, rates: Array, lows: Array, highs: Array, name: str) -> Svg:
     """Draw mean labels against mean predictions, with intervals and the line where both are equal.
 
     Args:
@@ -86,8 +107,9 @@ def reliability(means: Array, rates: Array, lows: Array, highs: Array) -> Svg:
         rates: mean label of each bin.
         lows: lower ends of the intervals.
         highs: upper ends.
+        name: what is predicted.
     """
-    with _axes("mean prediction", "mean label") as (axes, drawn):
+    with _axes(f"mean prediction of {name}", "mean label") as (axes, drawn):
         largest = float(np.nanmax([*means, *rates]))
         axes.plot([0, largest], [0, largest], color="grey", linewidth=1)
         axes.vlines(means, lows, highs, color="tab:blue", linewidth=1)
@@ -120,6 +142,10 @@ def _axes(x: str, y: str, height: float = _HEIGHT) -> Iterator[tuple[Any, list[S
         figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
     text = written.getvalue()
     drawn.append(Svg(text[text.index("<svg") :]))
+
+
+def _height(names: Sequence[str]) -> float:
+    return 0.8 + 0.22 * max(len(names), 3)
 
 
 def _plain(text: str) -> str:

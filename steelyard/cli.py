@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from steelyard.commands import logs, plans, serving, training
+from steelyard.commands import logs, plans, reporting, serving, training, tuning
 
 USER_MISTAKE = 2
 
@@ -23,7 +23,9 @@ for command in (
     logs.check,
     logs.simulate,
     training.fit,
+    tuning.tune,
     training.evaluate,
+    reporting.report,
     training.export,
     serving.serve,
     serving.rank,

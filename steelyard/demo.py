@@ -18,13 +18,14 @@ from feature_eng.simulator import shop_schema, simulate, simulate_after
 from steelyard.evaluating import evaluate_log
 from steelyard.exporting import export_bundle
 from steelyard.pipeline import FitOptions, fit
+from steelyard.report import write_report
 from steelyard.tables import evaluation_tables, ranking_table
 from triton_repo.client import RankingClient
 from triton_repo.server import find_tritonserver, start_server
 
 WEIGHTINGS: dict[str, dict[str, float]] = {"clicks": {"click": 1.0}, "revenue": {"revenue": 1.0}}
 SHOWN_REQUESTS, SHOWN_PLACES = 2, 8
-LEFT = {"log", "test", "schema.yaml", "bundle", "bundle.partial", "tritonserver.log"}
+LEFT = {"log", "test", "schema.yaml", "bundle", "bundle.partial", "report.html", "tritonserver.log"}
 
 
 def run_demo(out: Path, rows: int) -> None:
@@ -56,6 +57,12 @@ def run_demo(out: Path, rows: int) -> None:
     step("evaluating on what the shop logs next")
     for table in evaluation_tables(evaluate_log(bundle, out / "test")):
         console.print(table)
+    step("writing a report")
+    try:
+        write_report(bundle, out / "test", out / "report.html", by=["device"], groups=["category"], replicates=50)
+        console.print(f"         {out / 'report.html'}")
+    except RuntimeError as error:  # what draws it is an extra
+        console.print(f"         none: {error}", markup=False)
     step("exporting the Triton repository")
     repository = export_bundle(bundle)
     found = find_tritonserver()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,23 +127,31 @@ def judge_log(
     """
     with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
         cleaned = clean_log(paths, bundle.schema, Path(folder) / "log", policies=policies)
-        parts = (bundle.plan, bundle.ranker, bundle.popularity)
-        return _judged(bundle.schema, *parts, cleaned.folder, by)
+        return judge_parts(bundle, cleaned.folder, by=() if by is None else (by,))
+
+
+def judge_parts(bundle: Bundle, log: Path, *, by: Sequence[str] = ()) -> JudgedRows:
+    """Predict the rows of a cleaned log's parts for judging, whole or by slices of several kinds; see `judge_log`."""
+    return _judged(bundle.schema, bundle.plan, bundle.ranker, bundle.popularity, log, by)
 
 
 def evaluate_parts(
     schema: Schema, plan: Path, ranker: Path, popularity_file: Path, log: Path, *, k: int = 10, replicates: int = 100
 ) -> Evaluation:
     """Evaluate a ranker on the parts of a cleaned log; see `evaluate_log`."""
-    return _judged(schema, plan, ranker, popularity_file, log, None).evaluate(k=k, replicates=replicates)
+    return _judged(schema, plan, ranker, popularity_file, log, ()).evaluate(k=k, replicates=replicates)
 
 
-def _judged(schema: Schema, plan: Path, ranker: Path, popularity_file: Path, log: Path, by: str | None) -> JudgedRows:
+def _judged(
+    schema: Schema, plan: Path, ranker: Path, popularity_file: Path, log: Path, by: Sequence[str]
+) -> JudgedRows:
     predictor = load_predictor(plan, ranker)
-    wanted = by if by not in (None, COLD, TIME) else schema.time if by == TIME else None
-    if by not in (None, COLD, TIME) and by not in pq.read_schema(next(iter(sorted(log.glob("*.parquet"))))).names:
-        raise ValueError(f"by must be time, cold or a column of the cleaned log; got {by}")
-    parts = list(_predicted_parts(predictor, schema, log, wanted))
+    wanted = [schema.time if each == TIME else each for each in by if each != COLD]
+    present = pq.read_schema(next(iter(sorted(log.glob("*.parquet"))))).names
+    for each in by:
+        if each not in (COLD, TIME, *present):
+            raise ValueError(f"by must be time, cold or a column of the cleaned log; got {each}")
+    parts = list(_predicted_parts(predictor, schema, log, [each for each in wanted if each]))
     columns = {name: np.concatenate([table[name] for _, table, _ in parts]) for name in parts[0][1]}
     cold = {role: np.concatenate([unknown[role] for *_, unknown in parts]) for role in parts[0][2]}
     predictions = np.concatenate([predicted for predicted, *_ in parts])
@@ -151,12 +159,12 @@ def _judged(schema: Schema, plan: Path, ranker: Path, popularity_file: Path, log
 
 
 def _predicted_parts(
-    predictor: Predictor, schema: Schema, log: Path, by: str | None = None
+    predictor: Predictor, schema: Schema, log: Path, by: Sequence[str] = ()
 ) -> Iterator[tuple[NDArray[np.float32], dict[str, Any], dict[str, NDArray[np.bool_]]]]:
     """Yield each part's predictions (n, K), the columns that evaluation reads, and who in it training did not know."""
     files = sorted(log.glob("*.parquet"))
     wanted = {*schema.label_columns, *(f"{TRUTH}{n}" for n in schema.objective_names)}
-    wanted |= {key for key in (schema.request, schema.user, schema.item, by) if key}
+    wanted |= {key for key in (schema.request, schema.user, schema.item, *by) if key}
     places, column = {}, 0
     for slot in predictor.plan.layout.categorical:
         places[slot.name] = column

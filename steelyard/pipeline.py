@@ -294,6 +294,7 @@ def train_prepared(
         layout=layout,
         objective_kinds=[o.kind for o in schema.objectives],
         parents=schema.parents,
+        names=schema.objective_names,
         objectives=schema.learning,
         out=out,
         **{**training, "ranker": ranker, **options},
@@ -341,7 +342,7 @@ def _calibrated(
         kinds=kinds,
         parents=chain_parents(kinds, schema.parents, schema.learning.get("estimators")),
         method=options.calibration,
-        requests=_validation_requests(schema, work / "log" / "validation"),
+        requests=validation_requests(schema, work / "log" / "validation"),
         segments=None if column < 0 else np.concatenate(segments),
         cardinality=cardinality,
         segment_column=column,
@@ -353,7 +354,8 @@ def _calibrated(
     return ranker if calibration is None else CalibratedRanker(ranker, calibration), listed
 
 
-def _validation_requests(schema: Schema, log: Path) -> NDArray[Any] | None:
+def validation_requests(schema: Schema, log: Path) -> NDArray[Any] | None:
+    """Return each validation row's request in the order of the features, (B,); None where the schema names none."""
     if schema.request is None:
         return None
     requests: NDArray[Any] = pq.read_table(log, columns=[schema.request]).column(0).to_numpy()

@@ -35,9 +35,17 @@ def fit(
     patience: Annotated[
         int | None, typer.Option(min=1, help="Epochs without a better validation before stopping.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and dropout.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of weights, order and dropout; 0 if absent.")] = None,
+    balancing: Annotated[
+        str | None,
+        typer.Option(help="What weighs the objectives' losses: fixed, uncertainty, dwa, gradnorm, pcgrad, …"),
+    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Processes, or GPUs, that train together.")] = None,
     ranker: Annotated[
         list[str] | None, typer.Option("--ranker", help="The ranker's own settings: `experts=8`; repeatable.")
+    ] = None,
+    options: Annotated[
+        Path | None, typer.Option(help="Settings as a YAML file, such as the best that `tune` wrote; flags count more.")
     ] = None,
     calibration: Annotated[
         Literal["none", "platt", "temperature", "beta", "isotonic", "auto"],
@@ -60,18 +68,26 @@ def fit(
     """
     from feature_eng.cluster import connect
     from feature_eng.schema_file import load_schema
+    from models.search_space import merged
+    from steelyard.options_file import read_options
     from steelyard.pipeline import FitOptions
     from steelyard.pipeline import fit as fit_bundle
 
     console = Console(stderr=True)
-    told = {"epochs": epochs, "batch_rows": batch_rows, "lr": learning_rate, "patience": patience}
+    told: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_rows": batch_rows,
+        "lr": learning_rate,
+        "patience": patience,
+        "seed": seed,
+    }
+    told |= {"balancing": balancing, "devices": devices}
     arguments: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
-    arguments |= {"seed": seed, "ranker": settings(ranker)} | (
-        {"loggers": [each.value for each in logger]} if logger else {}
-    )
-    options = FitOptions(policies(policy), split, validation, arguments, calibration, calibrate_by)
+    arguments |= {"ranker": settings(ranker)} | ({"loggers": [each.value for each in logger]} if logger else {})
+    training = merged({"seed": 0, **(read_options(options) if options else {})}, arguments)
+    fitting = FitOptions(policies(policy), split, validation, training, calibration, calibrate_by)
     with connect(workers, scheduler):
-        bundle = fit_bundle(log, load_schema(schema), out, options, resume=resume, report=console.print)
+        bundle = fit_bundle(log, load_schema(schema), out, fitting, resume=resume, report=console.print)
     metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
     if as_json:
         typer.echo(json.dumps(metrics))

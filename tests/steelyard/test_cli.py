@@ -58,7 +58,19 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_are_those_of_the_line() -> None:
-    assert list(COMMANDS) == ["check", "simulate", "fit", "evaluate", "export", "serve", "rank", "score", "demo"]
+    assert list(COMMANDS) == [
+        "check",
+        "simulate",
+        "fit",
+        "tune",
+        "evaluate",
+        "report",
+        "export",
+        "serve",
+        "rank",
+        "score",
+        "demo",
+    ]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

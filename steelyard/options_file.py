@@ -1,0 +1,70 @@
+"""A training's settings as a YAML file: what a search writes, and a fit takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.training import train
+
+# Arguments of `train` that follow from the log, or from where it runs.
+_NOT_SETTINGS = {"names", "objectives", "resume", "progress", "callbacks"}
+
+
+def settings_of_training() -> list[str]:
+    """Return the names of `train`'s settings."""
+    given = signature(train).parameters.items()
+    return [name for name, each in given if each.default is not Parameter.empty and name not in _NOT_SETTINGS]
+
+
+def write_options(path: Path, training: Mapping[str, Any], comment: str) -> None:
+    """Write the settings among flat arguments of `train`, a ranker's under `ranker`, below a comment of one line."""
+    known = settings_of_training()
+    kept = {name: value for name, value in training.items() if name in known}
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=120)
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(f"# {' '.join(comment.split())}\n{text}", encoding="utf-8")
+    beside.replace(path)
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Read what `write_options` wrote, or a person.
+
+    Raises:
+        ValueError: it is no YAML mapping, names what is no setting of a training, or has no number where one belongs.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"options must be YAML; got {path}: {error}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ValueError(f"options must be a mapping of settings; got {type(raw).__name__} in {path}")
+    known = settings_of_training()
+    for name in raw:
+        if name not in known:
+            raise ValueError(f"options must have settings out of {', '.join(known)}; got {name} in {path}")
+    if not isinstance(raw.get("ranker", {}), dict):
+        raise ValueError(f"options must have a mapping under ranker; got {raw['ranker']!r} in {path}")
+    return {name: _number(name, value, path) for name, value in raw.items()}
+
+
+def _number(name: str, value: Any, path: Path) -> Any:
+    """Return a setting's value, a number where the default is one: YAML takes 1e-3 for text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    default = signature(train).parameters[name].default
+    if not isinstance(default, (int, float)) or value is None or isinstance(value, (int, float)):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"options must have a number for {name}; got {value!r} in {path}") from None
