@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.balancing import SURGERIES, Balance, cosines, gramian, scale_gradient
 from models.feature_shards import Batch, BatchSource, ResidentBatches, StreamedBatches
+from models.labelling import pseudo_labels
 from models.objective_losses import ObjectiveLoss
 from models.objectives import constant_logits
 from models.ranker import Ranker
@@ -60,6 +61,7 @@ class Learner(pl.LightningModule):
         embedding_l2: weight of half the squared length of a row's vectors, at least 0.
         slot_dropout: share of a row's slots whose vectors are dropped whole, in [0, 1).
         adversarial: length of the change of a row's vectors that training must bear, against theirs, at least 0.
+        pseudo_labels: least probability of a class to stand for an unknown label, in (0.5, 1), or None for none.
         mask_rates: share of each column's values that training shows as unseen, in [0, 1), (S,).
         constant: objectives whose training labels never vary, which no validation counts, (K,).
         names: of the objectives, (K,).
@@ -93,6 +95,7 @@ class Learner(pl.LightningModule):
         embedding_l2: float = 0.0,
         slot_dropout: float = 0.0,
         adversarial: float = 0.0,
+        pseudo_labels: float | None = None,
         constant: Sequence[bool] | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -112,6 +115,8 @@ class Learner(pl.LightningModule):
         self.embedding_l2 = embedding_l2
         self.slot_dropout = slot_dropout
         self.adversarial = adversarial
+        self.pseudo_labels = pseudo_labels
+        self.epochs = epochs
         self.masks = any(rate > 0 for rate in mask_rates)
         self.seed = seed
         self.names = list(names or (str(k) for k in range(len(loss_weights))))
@@ -229,6 +234,8 @@ class Learner(pl.LightningModule):
             total = (torch.stack(own) * self.loss_weights / rows).sum()
         else:
             total = self.balance.total(losses)
+        if self.pseudo_labels is not None and labels.isnan().any():
+            total = total + self.balance.total(self._pseudo_sums(states, labels, counts) * self.loss_weights / rows)
         if self.embedding_l2 > 0:
             total = total + self.embedding_l2 * squared_length(looked_up[0]) * own_rows / rows
         if self.adversarial > 0:
@@ -342,6 +349,17 @@ class Learner(pl.LightningModule):
         hidden = self.ranker.towers(states)
         sums: tuple[Tensor, Tensor] = self.loss(self.ranker.logits_of(hidden), labels, hidden, positions)
         return sums
+
+    def _pseudo_sums(self, states: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+        """Return the losses of what the ranker is sure of where labels are unknown, (K,), as if of the rows that count.
+
+        So sure rows weigh what known ones do, times a share that rises from 0 in the first epoch.
+        """
+        with torch.no_grad():
+            predictions = self.ranker.chain(self.ranker.logits_of(self.ranker.towers(states)))
+            sure = pseudo_labels(predictions, labels, ~self.ranker.chain.is_value, self.pseudo_labels or 1.0)
+        sums, sure_counts = self._sums(states, sure, None)
+        return sums / sure_counts.clamp_min(1) * counts * (self.current_epoch / self.epochs)
 
     def _base_sums(self, labels: Tensor) -> Tensor:
         return self.loss.validation_sums(self.base_logits.expand(len(labels), -1), labels)[0]

@@ -75,6 +75,7 @@ def train(
     slot_dropout: float = 0.0,
     embedding_l2: float = 0.0,
     adversarial: float = 0.0,
+    pseudo_labels: float | None = None,
     devices: int = 1,
     resident_gib: float = 1.0,
     precision: str = "auto",
@@ -114,6 +115,8 @@ def train(
         embedding_l2: weight of half the squared length of a row's vectors, at least 0.
         adversarial: length of the change of a row's vectors that training must bear, against theirs, at least 0; a step
             takes about twice as long.
+        pseudo_labels: least probability of a class to stand for a binary label that is unknown (NaN), in (0.5, 1); None
+            leaves such rows out. Their weight rises from 0 in the first epoch to almost that of known labels.
         devices: processes that train together, each with its own GPU or its own share of the processor's cores, and its
             own part of the rows of a batch.
         resident_gib: memory that the rows may take to stay resident; larger ones are read from disk in blocks.
@@ -132,6 +135,8 @@ def train(
     """
     check_shares(unseen_rate=unseen_rate, mask_rate=mask_rate, slot_dropout=slot_dropout)
     check_lengths(embedding_l2=embedding_l2, adversarial=adversarial)
+    if pseudo_labels is not None and not 0.5 < pseudo_labels < 1:
+        raise ValueError(f"pseudo_labels must be in (0.5, 1); got {pseudo_labels}")
     if devices < 1 or batch_rows < devices:
         raise ValueError(f"devices must be from 1 to batch_rows; got {devices} for {batch_rows} rows")
     sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
@@ -173,6 +178,7 @@ def train(
         slot_dropout=slot_dropout,
         embedding_l2=embedding_l2,
         adversarial=adversarial,
+        pseudo_labels=pseudo_labels,
         constant=summary.constant,
         names=shown_names,
         seed=seed,
