@@ -205,7 +205,7 @@ def judged(
     """Return a system's results from what it wrote."""
     predictions = [np.load(out / f"predictions-{seed}.npy") for seed in range(seeds)]
     seconds = json.loads((out / "tuned.json").read_text(encoding="utf-8"))["seconds"]
-    more = {"seconds": float(np.mean(seconds)), "seeds": seeds}
+    more = {"seconds": float(np.median(seconds)), "seeds": seeds}
     return [row | more for row in figures(system, predictions, objectives, answers)]
 
 

@@ -84,10 +84,10 @@ def space(trial: Any) -> dict[str, Any]:
         "experts": trial.suggest_categorical("experts", [2, 4, 8]),
         "levels": trial.suggest_categorical("levels", [1, 2]),
         "dropout": trial.suggest_float("dropout", 0.0, 0.6),
-        "lr": trial.suggest_float("lr", 3e-4, 1e-2, log=True),
+        "lr": trial.suggest_float("lr", 1e-3, 1e-2, log=True),
         "l2": trial.suggest_float("l2", 1e-7, 1e-1, log=True),
         "embedding_l2": trial.suggest_float("embedding_l2", 1e-6, 1.0, log=True),
-        "batch_rows": trial.suggest_categorical("batch_rows", [1024, 2048, 4096]),
+        "batch_rows": trial.suggest_categorical("batch_rows", [512, 1024, 2048]),
     }
 
 
