@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from feature_eng.layout import Layout
 from models.averaging import PolynomialAveraging
+from models.balancing import Balance
 from models.feature_shards import BatchSource, Features, Summary, summarise
 from models.learner import Learner, hush_lightning
 from models.objective_losses import ObjectiveLoss, unsampled_rates
@@ -133,12 +134,17 @@ def train(
         FloatingPointError: the loss is no number any more.
         ImportError: `balancing` needs a package that is missing.
     """
-    check_shares(unseen_rate=unseen_rate, mask_rate=mask_rate, slot_dropout=slot_dropout)
-    check_lengths(embedding_l2=embedding_l2, adversarial=adversarial)
-    if pseudo_labels is not None and not 0.5 < pseudo_labels < 1:
-        raise ValueError(f"pseudo_labels must be in (0.5, 1); got {pseudo_labels}")
-    if devices < 1 or batch_rows < devices:
-        raise ValueError(f"devices must be from 1 to batch_rows; got {devices} for {batch_rows} rows")
+    check_training(
+        balancing=balancing,
+        unseen_rate=unseen_rate,
+        mask_rate=mask_rate,
+        slot_dropout=slot_dropout,
+        embedding_l2=embedding_l2,
+        adversarial=adversarial,
+        pseudo_labels=pseudo_labels,
+        devices=devices,
+        batch_rows=batch_rows,
+    )
     sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
     for source in sources:
         check_columns(source, layout, len(objective_kinds))
@@ -250,26 +256,36 @@ def check_columns(features: Features, layout: Layout, objectives: int) -> None:
         raise ValueError(f"{features.folder} must hold arrays with {wanted} columns; got {features.columns}")
 
 
-def check_shares(**shares: float) -> None:
-    """Refuse shares that are not in [0, 1).
+def check_training(
+    *,
+    balancing: str = "fixed",
+    unseen_rate: float = 0.0,
+    mask_rate: float = 0.0,
+    slot_dropout: float = 0.0,
+    embedding_l2: float = 0.0,
+    adversarial: float = 0.0,
+    pseudo_labels: float | None = None,
+    devices: int = 1,
+    batch_rows: int = 2048,
+    **_: Any,
+) -> None:
+    """Refuse arguments of `train` that cannot be, before there are rows to train on.
 
     Raises:
         ValueError: naming the first.
+        ImportError: `balancing` needs a package that is missing.
     """
-    for name, share in shares.items():
+    Balance(balancing, 2)
+    for name, share in (("unseen_rate", unseen_rate), ("mask_rate", mask_rate), ("slot_dropout", slot_dropout)):
         if not 0 <= share < 1:
             raise ValueError(f"{name} must be in [0, 1); got {share}")
-
-
-def check_lengths(**lengths: float) -> None:
-    """Refuse numbers below 0.
-
-    Raises:
-        ValueError: naming the first.
-    """
-    for name, length in lengths.items():
+    for name, length in (("embedding_l2", embedding_l2), ("adversarial", adversarial)):
         if not length >= 0:
             raise ValueError(f"{name} must be at least 0; got {length}")
+    if pseudo_labels is not None and not 0.5 < pseudo_labels < 1:
+        raise ValueError(f"pseudo_labels must be in (0.5, 1); got {pseudo_labels}")
+    if devices < 1 or batch_rows < devices:
+        raise ValueError(f"devices must be from 1 to batch_rows; got {devices} for {batch_rows} rows")
 
 
 def _best(ranker: Ranker, checkpoints: Path) -> Training:

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from steelyard.commands import logs, plans, reporting, serving, training, tuning
+from steelyard.commands import labelling, logs, plans, reporting, serving, training, tuning
 
 USER_MISTAKE = 2
 
@@ -26,6 +26,7 @@ for command in (
     tuning.tune,
     training.evaluate,
     reporting.report,
+    labelling.label,
     training.export,
     serving.serve,
     serving.rank,

@@ -35,7 +35,7 @@ from models.export import export_ranker
 from models.feature_shards import Features
 from models.objectives import chain_parents
 from models.ranker import Ranker, save_ranker
-from models.training import Training, train
+from models.training import Training, check_training, train
 from steelyard.bundle import Bundle, open_bundle, write_manifest
 from steelyard.evaluating import evaluate_parts, save_popularity
 from steelyard.relations import relations
@@ -150,6 +150,7 @@ def check_options(options: FitOptions) -> None:
         ValueError: naming the setting, and those that there are.
     """
     check_settings(options.training.get("ranker") or {})
+    check_training(**options.training)
     if options.calibration not in ("none", *METHODS, "auto"):
         known = ", ".join(("none", *METHODS, "auto"))
         raise ValueError(f"calibration must be one of {known}; got {options.calibration!r}")
