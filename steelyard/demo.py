@@ -59,7 +59,15 @@ def run_demo(out: Path, rows: int) -> None:
         console.print(table)
     step("writing a report")
     try:
-        write_report(bundle, out / "test", out / "report.html", by=["device"], groups=["category"], replicates=50)
+        write_report(
+            bundle,
+            out / "test",
+            out / "report.html",
+            by=["device"],
+            groups=["category"],
+            replicates=50,
+            sampled_rows=10_000,
+        )
         console.print(f"         {out / 'report.html'}")
     except RuntimeError as error:  # what draws it is an extra
         console.print(f"         none: {error}", markup=False)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -418,9 +419,18 @@ def _take_shared(left: Any) -> bool:
 
 
 def _process(work: _Work, groups: Sequence[str], shop: Shop, left: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // work.search.jobs))
     with suppress(KeyboardInterrupt):  # the parent tells of it
         _run_trials(work, groups, shop, partial(_take_shared, left), lambda: None)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has, however that came: a search that was killed must not go on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run_processes(work: _Work, groups: Sequence[str], shop: Shop, count: int, tell: Callable[[], None]) -> None:

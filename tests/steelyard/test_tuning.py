@@ -1,13 +1,17 @@
 import fcntl
 import json
+import os
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from torch import nn
@@ -329,6 +333,47 @@ def test_the_command_writes_settings_that_fit_takes(log: Path, tmp_path: Path) -
     assert "<svg" in (tmp_path / "out" / "tuning.html").read_text()
     written = yaml.safe_load((tmp_path / "out" / BEST).read_text())
     assert written == {"seed": 0, "epochs": 1, "ranker": {"dropout": 0.1}}
+
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from feature_eng.simulator import shop_schema
+from steelyard.tuning import tune
+from tests.steelyard.test_tuning import OPTIONS, SEARCH
+if __name__ == "__main__":
+    tune(sys.argv[1], shop_schema(), Path(sys.argv[2]), OPTIONS, replace(SEARCH, trials=40, jobs=2))
+"""
+
+
+@pytest.mark.slow
+def test_a_search_that_is_killed_takes_its_processes_along_and_goes_on_where_it_was(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "search.py").write_text(SCRIPT)
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    killed = subprocess.Popen(
+        [sys.executable, tmp_path / "search.py", log, tmp_path / "out"], env=environment, cwd=root
+    )
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and killed.poll() is None:
+        if (tmp_path / "out" / JOURNAL).exists() and len(begun(tmp_path)) >= 3:
+            break
+        time.sleep(0.1)
+    processes = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.wait(30)
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    before = begun(tmp_path)
+    study = resumed(log, tmp_path / "out", trials=len(before) + 2)
+    assert len(counted_trials(study)) == len(before) + 2
+    stopped = [trial.number for trial in study.trials if failure(study, trial) == "the search was stopped"]
+    assert stopped == [trial.number for trial in before if trial.state.name == "RUNNING"]
+
+
+def begun(folder: Path) -> list[Any]:
+    return [trial for trial in load_study(folder / "out").trials if trial.state.name != "WAITING"]
 
 
 @pytest.mark.slow
