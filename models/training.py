@@ -258,6 +258,7 @@ def check_columns(features: Features, layout: Layout, objectives: int) -> None:
 
 def check_training(
     *,
+    epochs: int = 1,
     balancing: str = "fixed",
     unseen_rate: float = 0.0,
     mask_rate: float = 0.0,
@@ -275,6 +276,8 @@ def check_training(
         ValueError: naming the first.
         ImportError: `balancing` needs a package that is missing.
     """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1; got {epochs}")
     Balance(balancing, 2)
     for name, share in (("unseen_rate", unseen_rate), ("mask_rate", mask_rate), ("slot_dropout", slot_dropout)):
         if not 0 <= share < 1:

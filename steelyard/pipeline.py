@@ -102,7 +102,7 @@ def fit(
     if prepared is not None and not resume:
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(prepared, work, copy_function=os.link)
-        _record(work, _run(paths, schema, options))
+        _record(work, run_of(paths, schema, options))
         resume = True
     schema, plan = prepare(paths, schema, work, options, resume=resume, report=report)
     _train(schema, plan, work, options, resume, report)
@@ -138,7 +138,8 @@ def prepare(
         ValueError: there is nothing to resume, or it was prepared with other arguments.
         SchemaError: the log does not hold what the schema says.
     """
-    _claim(work, paths, schema, options, resume)
+    claim(work, run_of(paths, schema, options), resume)
+    (work / BUNDLE).mkdir(exist_ok=True)
     schema = _clean(paths, schema, work, options, report)
     return schema, _features(schema, work, report)
 
@@ -173,9 +174,12 @@ def check_settings(ranker: Mapping[str, Any]) -> None:
             raise ValueError(f"ranker must have a possible {name}; got {value}: {error}") from None
 
 
-def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume: bool) -> None:
-    """Start the folder of a run anew, or check that the one to resume is of the same run."""
-    run = _run(paths, schema, options)
+def claim(work: Path, run: Mapping[str, Any], resume: bool) -> None:
+    """Start the folder of a run anew, or check that the one to resume is of the same run.
+
+    Raises:
+        ValueError: there is nothing to resume, or it is of another run.
+    """
     record = work / RUN
     if resume:
         if not record.exists():
@@ -186,11 +190,11 @@ def _claim(work: Path, paths: Paths, schema: Schema, options: FitOptions, resume
             raise ValueError(f"resume must have the arguments of the unfinished run; got other {', '.join(changed)}")
         return
     shutil.rmtree(work, ignore_errors=True)
-    (work / BUNDLE).mkdir(parents=True)
+    work.mkdir(parents=True)
     _record(work, run)
 
 
-def _run(paths: Paths, schema: Schema, options: FitOptions) -> Any:
+def run_of(paths: Paths, schema: Schema, options: FitOptions) -> Any:
     """Return what must be the same for a run to be resumed, as JSON gives it back."""
     files = file_stamps(log_files(paths))
     return json.loads(json.dumps({"files": files, "schema": schema.fingerprint, **options.to_json()}))

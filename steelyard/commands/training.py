@@ -56,6 +56,10 @@ def fit(
     calibrate_by: Annotated[
         str | None, typer.Option(help="Categorical column whose values get maps of their own.")
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Then fit on all rows, the newest too, for as many epochs as validated best."),
+    ] = False,
     logger: Annotated[list[Logger] | None, typer.Option(help="Where figures go; repeatable.")] = None,
     workers: WorkersOption = 0,
     scheduler: SchedulerOption = None,
@@ -71,7 +75,8 @@ def fit(
     from models.search_space import merged
     from steelyard.options_file import read_options
     from steelyard.pipeline import FitOptions
-    from steelyard.pipeline import fit as fit_bundle
+    from steelyard.pipeline import fit as fit_once
+    from steelyard.refitting import fit_twice
 
     console = Console(stderr=True)
     told: dict[str, Any] = {
@@ -86,6 +91,7 @@ def fit(
     arguments |= {"ranker": settings(ranker)} | ({"loggers": [each.value for each in logger]} if logger else {})
     training = merged({"seed": 0, **(read_options(options) if options else {})}, arguments)
     fitting = FitOptions(policies(policy), split, validation, training, calibration, calibrate_by)
+    fit_bundle = fit_twice if refit else fit_once
     with connect(workers, scheduler):
         bundle = fit_bundle(log, load_schema(schema), out, fitting, resume=resume, report=console.print)
     metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
