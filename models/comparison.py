@@ -85,6 +85,34 @@ def compare(
     return tuple(found)
 
 
+def compare_scores(
+    new: Array, old: Array, worth: Array, requests: Array, *, k: int = 10, replicates: int = 100, seed: int = 0
+) -> Difference | None:
+    """Compare what two rankings collect in the first k places, of the most that any order could; see `compare`.
+
+    Args:
+        new: scores, (B,).
+        old: likewise.
+        worth: of each row, at least 0, (B,); NaN where unknown, which leaves the row out.
+        requests: each row's request, (B,).
+        k: places that count.
+        replicates: bootstrap replicates behind the interval.
+        seed: of the bootstrap.
+
+    Returns:
+        The difference; None where no request has several rows.
+    """
+    codes = np.unique(sortable(requests, len(worth)), return_inverse=True)[1]
+    counted = np.isfinite(worth) & (np.bincount(codes)[codes] > 1)
+    if not counted.any():
+        return None
+    draws, groups = draw_groups(codes, replicates, seed).rows(counted), codes[counted]
+    of_new, of_old = (value_captured_draws(worth[counted], scores[counted], groups, k, draws) for scores in (new, old))
+    low, high = interval(of_new[1:] - of_old[1:])
+    figures = float(of_new[0]), float(of_old[0]), float(of_new[0] - of_old[0])
+    return Difference("score", f"worth captured@{k}", *figures, low, high)
+
+
 def _metrics(
     labels: Array, kind: str, known: Array, ranked: Array, codes: Array, draws: Draws, k: int
 ) -> dict[str, Metric]:

@@ -99,11 +99,23 @@ def worth_captured(
     Raises:
         ValueError: a prediction is not finite, or k is below 1.
     """
-    vector = np.asarray(weights, dtype=np.float32)
-    known = np.isfinite(labels[:, vector != 0]).all(axis=1)
-    worth = np.maximum(np.where(vector != 0, labels[known], 0.0) @ vector.astype(np.float64), 0.0)
-    scores = blend(predictions[known], vector, blend_kind)
-    return float(captured_by_objective(scores, worth[:, None], requests[known], k)[0])
+    scores = blend(predictions, np.asarray(weights, dtype=np.float32), blend_kind)
+    return float(captured_by_objective(scores, worth(labels, weights)[:, None], requests, k)[0])
+
+
+def worth(labels: Array, weights: Sequence[float]) -> Float64Array:
+    """Return what each row turned out to be worth under a blend's weights: max(0, Σ_k w_k y_k), (B,).
+
+    Args:
+        labels: what happened, (B, K).
+        weights: of the blend, (K,).
+
+    Returns:
+        At least 0; NaN where a label that weighs something is unknown.
+    """
+    vector = np.asarray(weights, dtype=np.float64)
+    worths: Float64Array = np.maximum(np.where(vector != 0, labels, 0.0) @ vector, 0.0)
+    return worths
 
 
 def simplex_lattice(objectives: int, divisions: int) -> Float64Array:

@@ -17,11 +17,13 @@ from feature_eng.layout import NO_NUMBER
 from feature_eng.log_checks import LogPolicies
 from feature_eng.log_sources import Paths
 from feature_eng.logs import clean_log
-from models.comparison import Difference, compare
+from models.blending import blend
+from models.comparison import Difference, compare, compare_scores
 from models.importance import integrated_gradients, permutation_importance, skills
 from models.leaks import suspects
 from models.prediction import load_predictor
 from models.ranker import load_ranker
+from models.tuning import worth
 from steelyard.bundle import Bundle
 from steelyard.evaluating import COLD, TIME, JudgedRows, judge_parts
 from steelyard.pages import Section, write_page
@@ -155,20 +157,23 @@ def _compared(rows: JudgedRows, against: Bundle | None, log: Path, k: int, repli
         return comparison_section(None, "")
     old, schema = against.schema, rows.schema
     kinds = {objective.name: objective.kind for objective in schema.objectives}
-    both = [o.name for o in old.objectives if kinds.get(o.name) == o.kind]
+    former_kinds = {objective.name: objective.kind for objective in old.objectives}
+    both = [name for name, kind in kinds.items() if former_kinds.get(name) == kind]
     apart = [name for name in dict.fromkeys((*schema.objective_names, *old.objective_names)) if name not in both]
-    places = [schema.objective_names.index(name) for name in both]
-    old_places = [old.objective_names.index(name) for name in both]
+    requests = rows.columns.get(schema.request or "")
     differences: tuple[Difference, ...] = ()
     if both:
+        own = rows.predictions[:, [schema.objective_names.index(name) for name in both]]
+        former = predictions_of(against, schema, log)[:, [old.objective_names.index(name) for name in both]]
+        labels = rows.labels[:, [schema.objective_names.index(name) for name in both]]
+        told: dict[str, Any] = {"k": k, "replicates": replicates}
         differences = compare(
-            rows.predictions[:, places],
-            predictions_of(against, schema, log)[:, old_places],
-            rows.labels[:, places],
-            names=both,
-            kinds=[kinds[name] for name in both],
-            requests=rows.columns.get(schema.request or ""),
-            k=k,
-            replicates=replicates,
+            own, former, labels, names=both, kinds=[kinds[name] for name in both], requests=requests, **told
         )
+        if requests is not None and tuple(both) == schema.objective_names:
+            weights = np.asarray(schema.default_weights, dtype=np.float32)
+            new_scores, old_scores = (blend(each, weights, schema.blend.kind) for each in (own, former))
+            merit = worth(rows.labels, schema.default_weights)
+            whole = compare_scores(new_scores, old_scores, merit, requests, **told)
+            differences = ((whole,) if whole else ()) + differences
     return comparison_section(differences, against.folder.name, apart)

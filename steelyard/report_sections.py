@@ -17,7 +17,7 @@ from models.evaluation import Evaluation, Figure
 from models.exposure import calibration_by_group, exposure_by_group
 from models.leaks import Suspect
 from models.metrics import calibration_error_draws, reliability_draws
-from models.tuning import captured_by_objective
+from models.tuning import captured_by_objective, worth
 from steelyard.charts import bars, intervals, lines, reliability
 from steelyard.evaluating import JudgedRows
 from steelyard.pages import PageTable, Section, number, with_interval
@@ -272,10 +272,9 @@ def fairness_section(rows: JudgedRows, groups: Sequence[str], replicates: int) -
     for column in groups:
         named = frequent(rows.columns[column])
         if requests is not None:
-            weights = np.asarray(rows.schema.default_weights)
-            worth = np.maximum(np.nan_to_num(rows.labels) @ weights, 0)
+            merit = worth(rows.labels, rows.schema.default_weights)
             several = np.bincount(codes)[codes] > 1
-            own = (_scores(rows, rows.predictions)[several], codes[several], named[several], worth[several])
+            own = (_scores(rows, rows.predictions)[several], codes[several], named[several], merit[several])
             found = exposure_by_group(*own, replicates=replicates) if several.any() else ()
             cells = [
                 (

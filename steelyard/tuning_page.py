@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from models.search_space import Shop, default_parameters
 from models.tuning import non_dominated
 from steelyard.charts import Svg, bars, lines, scatter
 from steelyard.pages import PageTable, Section, number, write_page
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 
 # Finished trials below which importance would be noise.
 LEAST_TRIALS = 8
-_COLUMNS = ("trial", "value", "gains", "parameters", "epochs", "seconds", "settings")
 
 
 def best_trials_table(study: Study, most: int = 10) -> Table:
     """Return the best trials that came to their end, best first."""
-    maximised = study.user_attrs[IDENTITY]["maximise"]
+    maximised, names = study.user_attrs[IDENTITY]["maximise"], _objectives(study)
     table = Table(title=f"trials by {escape(maximised)}", title_justify="left")
-    for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("gains", "settings") else "right", overflow="fold")
+    for name in ("trial", maximised, *(f"gain in {name}" for name in names), "parameters", "seconds"):
+        table.add_column(escape(name), justify="right")
+    table.add_column("settings that are not the default", overflow="fold", min_width=30)
     for trial in sorted(_complete(study), key=lambda each: -(each.value or 0.0))[:most]:
-        table.add_row(*(escape(str(cell)) for cell in _cells(trial)))
+        table.add_row(str(trial.number), number(trial.value), *(escape(cell) for cell in _cells(trial, names)))
     return table
 
 
@@ -47,7 +48,7 @@ def write_tuning_page(study: Study, path: Path) -> None:
         RuntimeError: Jinja2 or matplotlib is not installed.
     """
     maximised = study.user_attrs[IDENTITY]["maximise"]
-    best, trials = study.best_trial, counted_trials(study)
+    best, trials, names = study.best_trial, counted_trials(study), _objectives(study)
     lead = (
         f"{len(trials)} trials, {len(_complete(study))} of which came to their end; the best has {maximised} "
         f"{best.value:.4f} on the validation rows."
@@ -69,13 +70,13 @@ def write_tuning_page(study: Study, path: Path) -> None:
         _trade_offs(study),
         Section(
             "All trials",
-            "A pruned trial was below the median of earlier trials at the same epoch; a failed one says why. Gains are "
-            "1 minus the normalised loss of each objective: 0 knows the base rate alone.",
+            "A pruned trial was below the median of earlier trials at the same epoch; a failed one says why. The "
+            "objectives' columns are gains, 1 minus the normalised loss: 0 knows the base rate alone.",
             tables=[
                 PageTable(
                     "by number",
-                    ("trial", "ended", *_COLUMNS[2:]),
-                    [(trial.number, ended(study, trial), *_cells(trial)[2:]) for trial in trials],
+                    ("trial", "ended", *names, "parameters", "seconds", "settings that are not the default"),
+                    [(trial.number, ended(study, trial), *_cells(trial, names)) for trial in trials],
                 )
             ],
         ),
@@ -87,18 +88,23 @@ def _complete(study: Study) -> list[FrozenTrial]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
 
 
-def _cells(trial: FrozenTrial) -> tuple[Any, ...]:
-    attributes = trial.user_attrs
-    gains = ", ".join(f"{name} {gain:.4f}" for name, gain in attributes.get("gains", {}).items())
+def _objectives(study: Study) -> list[str]:
+    return list(next((trial.user_attrs["gains"] for trial in _complete(study)), {}))
+
+
+def _cells(trial: FrozenTrial, names: Sequence[str]) -> list[str]:
+    """Return a trial's gains, the ranker's size, the time it took and its settings."""
+    gains, parameters = trial.user_attrs.get("gains", {}), trial.user_attrs.get("parameters")
     seconds = trial.duration.total_seconds() if trial.duration else None
-    settings = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-    parameters, epochs = attributes.get("parameters"), attributes.get("epochs", len(trial.intermediate_values))
-    shown = "" if parameters is None else f"{parameters:,}"
-    return trial.number, number(trial.value), gains, shown, epochs, number(seconds, 1), settings
+    defaults = default_parameters(Shop(len(names)))
+    own = [f"{name} {_short(value)}" for name, value in trial.params.items() if defaults.get(name) != value]
+    size = "" if parameters is None else f"{parameters:,}"
+    return [*(number(gains.get(name)) for name in names), size, number(seconds, 1), ", ".join(own)]
 
 
 def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Return a value of a setting in few characters; widths of no layer are none."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value) or "none"
 
 
 def _flat(trial: FrozenTrial) -> dict[str, Any]:

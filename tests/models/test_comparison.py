@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from models.bootstrap import draw_groups
-from models.comparison import compare
+from models.comparison import compare, compare_scores
 
 
 def rows(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -68,6 +68,17 @@ def test_values_are_compared_by_their_sums_where_they_are_known() -> None:
         np.full((3, 1), 2.0), np.full((3, 1), 1.0), labels, names=["revenue"], kinds=["value"], replicates=0
     )
     assert (found.metric, found.new, found.old, found.difference) == ("predicted / observed", 1.0, 0.5, 0.5)
+
+
+def test_rankings_are_compared_by_the_worth_that_they_collect() -> None:
+    # of two requests the new ranking finds both prizes, 3 and 1, the old one that of 1; the last row's is unknown
+    worth = np.array([3.0, 0.0, 1.0, 0.0, np.nan])
+    requests = np.array(["a", "a", "b", "b", "b"])
+    new, old = np.array([2.0, 1.0, 2.0, 1.0, 9.0]), np.array([1.0, 2.0, 2.0, 1.0, 9.0])
+    found = compare_scores(new, old, worth, requests, k=1, replicates=0)
+    assert found is not None
+    assert (found.new, found.old, found.difference) == (1.0, 0.25, 0.75)
+    assert compare_scores(new[:1], old[:1], worth[:1], requests[:1]) is None
 
 
 def test_predictions_must_be_shaped_like_labels() -> None:

@@ -11,6 +11,7 @@ from models.tuning import (
     reachable_hypervolume,
     simplex_lattice,
     top_shares,
+    worth,
     worth_captured,
 )
 
@@ -87,6 +88,13 @@ def test_a_row_without_a_label_that_weighs_something_is_left_out() -> None:
     assert worth_captured(predictions, labels, np.zeros(3), weights=[1.0, 1.0], k=1) == 1.0
     assert worth_captured(predictions, labels, np.zeros(3), weights=[1.0, 0.0], k=1) == 1.0
     assert worth_captured(predictions[1:], labels[1:], np.zeros(2), weights=[1.0, 0.0], k=1) == 0.0
+
+
+def test_a_row_is_worth_what_its_labels_weigh_and_nothing_where_that_is_negative() -> None:
+    labels = np.array([[1.0, 2.0], [1.0, 0.0], [np.nan, 1.0]])
+    assert worth(labels, [-1.0, 3.0])[:2].tolist() == [5.0, 0.0]
+    assert np.isnan(worth(labels, [-1.0, 3.0])[2])
+    assert worth(labels, [0.0, 3.0])[2] == 3.0
 
 
 def test_chance_captures_a_place_s_share_of_a_request() -> None:
