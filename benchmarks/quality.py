@@ -56,6 +56,7 @@ SYSTEMS = {
     "merlin-models PLE": ("merlin_rankers", "merlin"),
 }
 BAYES = "bayes"
+TABLE_WIDTH = 132
 REFUSED = "refused.txt"
 
 
@@ -247,8 +248,9 @@ def figures(
 def show(results: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> None:
     """Print results as a table, deviations beside the means, and what was left out."""
     console, table = Console(), Table()
+    console = Console(width=max(console.width, TABLE_WIDTH))  # a wrapped number is hard to read
     for name in ("system", "objective", *METRICS, "seconds", "seeds"):
-        table.add_column(name, justify="left" if name in ("system", "objective") else "right")
+        table.add_column(name, justify="left" if name in ("system", "objective") else "right", no_wrap=True)
     for row in results:
         cells = [_with_deviation(row[name], row[f"{name}_deviation"]) for name in METRICS]
         table.add_row(row["system"], row["objective"], *cells, f"{row['seconds']:,.1f}", str(row["seeds"]))

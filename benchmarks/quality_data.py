@@ -7,7 +7,7 @@ import os
 import runpy
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +28,32 @@ from steelyard.relations import relations
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# What is left of the training rows' end to stop a training, where the logs name no rows for it.
+VALIDATION = 0.1
+
+
 @dataclass(frozen=True)
 class Logs:
-    """A schema and the logs that it is of; `validation` is None where the end of `train` validates."""
+    """A schema and the logs that it is of.
+
+    Attributes:
+        schema: of all logs.
+        train: rows to learn from.
+        validation: rows that stop a training and choose settings; None where the end of `train` is.
+        test: rows to judge by, if any.
+        groups: column of the groups that GAUC orders within.
+        policies: what to do with rows that the checks find.
+        search: share at the end of `train` that chooses settings instead, where the test lies further ahead than the
+            validation; in (0, 1).
+    """
 
     schema: Schema
     train: Paths
     validation: Paths | None
-    test: Paths
+    test: Paths | None
     groups: str | None
     policies: LogPolicies = field(default_factory=LogPolicies)
+    search: float | None = None
 
 
 def real_data() -> Path:
@@ -46,12 +62,12 @@ def real_data() -> Path:
 
 
 def kuairand(folder: Path, rows: int) -> Logs:
-    """Return KuaiRand's logs, as the example prepares them; the last tenth before the test by time validates."""
+    """Return KuaiRand's logs, as the example prepares them; settings are chosen on three days after three others."""
     example = ROOT / "examples" / "kuairand"
     runpy.run_path(str(example / "prepare.py"))["prepare"](real_data() / "kuairand_pure", folder)
     schema = load_schema(example / "schema.yaml")
     fill = LogPolicies(conversions="fill")
-    return Logs(schema, folder / "train.parquet", None, folder / "test.parquet", schema.user, fill)
+    return Logs(schema, folder / "train.parquet", None, folder / "test.parquet", schema.user, fill, search=0.4)
 
 
 def census(folder: Path, rows: int) -> Logs:
@@ -84,19 +100,42 @@ def binary(schema: Schema) -> Schema:
 def pack(make: Callable[[Path, int], Logs], folder: Path, rows: int) -> Path:
     """Write the features of a data set's rows, and apart from them what test rows turned out to be.
 
+    Args:
+        make: out of `DATA`.
+        folder: for all that is written.
+        rows: of a data set that is simulated.
+
     Returns:
-        The folder of features; `answers`, beside it, has the test rows' labels (B, K), groups and truth.
+        The folder of features, with `search` in it where other rows choose settings; `answers`, beside it, has the test
+        rows' labels (B, K), groups and truth.
     """
-    features, work = folder / "features", folder / "work"
-    shutil.rmtree(features, ignore_errors=True)
-    shutil.rmtree(work, ignore_errors=True)
+    features, work, answers = folder / "features", folder / "work", folder / "answers"
+    for old in (features, work, answers):
+        shutil.rmtree(old, ignore_errors=True)
     logs = make(work / "log", rows)
+    if logs.search is not None:
+        _write_task(replace(logs, test=None), logs.search, work / "search", features / "search")
+    schema = _write_task(logs, VALIDATION, work, features)
+    answers.mkdir()
+    shutil.move(features / "test" / "labels.npy", answers / "labels.npy")
+    test = pq.read_table(work / "test")
+    if logs.groups:
+        np.save(answers / "groups.npy", np.unique(test.column(logs.groups).to_numpy(), return_inverse=True)[1])
+    truths = [f"{TRUTH}{name}" for name in schema.objective_names]
+    if set(truths) <= set(test.column_names):
+        np.save(answers / "truth.npy", np.stack([test.column(name).to_numpy() for name in truths], 1))
+    shutil.rmtree(work)
+    return features
+
+
+def _write_task(logs: Logs, fraction: float, work: Path, features: Path) -> Schema:
+    """Clean logs into `work`, fit a workflow on the training rows, write all rows' features, and what they are."""
     prepared = prepare_log(
         logs.train,
         binary(logs.schema),
         work / "clean",
         policies=logs.policies,
-        fraction=0.1 if logs.validation is None else 0.0,
+        fraction=fraction if logs.validation is None else 0.0,
     )
     schema = prepared.schema
     sides = {"train": prepared.train, "validation": prepared.validation}
@@ -109,17 +148,6 @@ def pack(make: Callable[[Path, int], Logs], folder: Path, rows: int) -> Path:
     for side, parts in sides.items():
         compute = out_of_fold(workflow, plan.layout) if side == "train" else as_served(plan, schema)
         write_features(compute, parts, labels, plan.layout, features / side)
-    answers = folder / "answers"
-    answers.mkdir(exist_ok=True)
-    shutil.move(features / "test" / "labels.npy", answers / "labels.npy")
-    test = pq.read_table(sides["test"])
-    for name in ("groups", "truth"):
-        (answers / f"{name}.npy").unlink(missing_ok=True)
-    if logs.groups:
-        np.save(answers / "groups.npy", np.unique(test.column(logs.groups).to_numpy(), return_inverse=True)[1])
-    truths = [f"{TRUTH}{name}" for name in schema.objective_names]
-    if set(truths) <= set(test.column_names):
-        np.save(answers / "truth.npy", np.stack([test.column(name).to_numpy() for name in truths], 1))
     task = {
         "layout": plan.layout.to_json(),
         "objectives": schema.objective_names,
@@ -128,5 +156,4 @@ def pack(make: Callable[[Path, int], Logs], folder: Path, rows: int) -> Path:
         "relations": relations(schema, plan.layout),
     }
     (features / "task.json").write_text(json.dumps(task, indent=1), encoding="utf-8")
-    shutil.rmtree(work)
-    return features
+    return schema

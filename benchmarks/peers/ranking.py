@@ -104,20 +104,24 @@ def main() -> None:
     refused = system.refuses(rows)
     if refused:
         raise SystemExit(refused)
-    run(system, rows, given.out, trials=given.trials, seeds=given.seeds)
+    search = load_rows(given.features / "search") if (given.features / "search").exists() else rows
+    run(system, rows, given.out, search=search, trials=given.trials, seeds=given.seeds)
 
 
 def load_rows(folder: Path) -> Rows:
-    """Read features; numbers get mean 0 and deviation 1 on training rows and stay within ±10."""
+    """Read features; numbers get mean 0 and deviation 1 on training rows and stay within ±10.
+
+    Where there are no test rows, as for a search, validation rows stand for them.
+    """
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     slots = task["layout"]["categorical"]
     parts = {}
     for name in ("train", "validation", "test"):
-        arrays = {kind: np.load(folder / name / f"{kind}.npy") for kind in ("categorical", "continuous")}
-        labels = folder / name / "labels.npy"
+        there = test_folder(folder) if name == "test" else folder / name
+        arrays = {kind: np.load(there / f"{kind}.npy") for kind in ("categorical", "continuous")}
         rows = len(arrays["categorical"])
         none = np.full((rows, len(task["objectives"])), np.nan, dtype=np.float32)
-        parts[name] = Part(**arrays, labels=np.load(labels) if name != "test" else none)
+        parts[name] = Part(**arrays, labels=none if name == "test" else np.load(there / "labels.npy"))
     means, deviations = standards(parts["train"].continuous)
     for name, part in parts.items():
         scaled = np.clip((part.continuous - means) / deviations, -LIMIT, LIMIT).astype(np.float32)
@@ -133,21 +137,34 @@ def load_rows(folder: Path) -> Rows:
     )
 
 
+def test_folder(features: Path) -> Path:
+    """Return where the rows to predict lie."""
+    return features / "test" if (features / "test").exists() else features / "validation"
+
+
 def standards(continuous: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the means and deviations of columns (B, D); 1 where a column is constant."""
     means, deviations = continuous.mean(0, dtype=np.float64), continuous.std(0, dtype=np.float64)
     return means, np.where(deviations > 1e-6 * np.maximum(np.abs(means), 1), deviations, 1.0)
 
 
-def run(system: System, rows: Rows, out: Path, *, trials: int, seeds: int) -> None:
+def run(system: System, rows: Rows, out: Path, *, search: Rows, trials: int, seeds: int) -> None:
     """Tune a system, fit it with each seed, and write `predictions-<seed>.npy`, `validation-<seed>.npy`, `tuned.json`.
 
     A line of `fits.jsonl` tells of every fit that is done.
+
+    Args:
+        system: that runs.
+        rows: that the last fits learn from and predict.
+        out: folder of what is written.
+        search: rows that choose settings.
+        trials: settings that it may try.
+        seeds: fits with the best of them.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / FITS).unlink(missing_ok=True)
-    shares = [one_objective(rows, k) for k in range(len(rows.objectives))] if system.alone else [rows]
-    chosen = [tune(system, share, trials, out) for share in shares]
+    chosen = [tune(system, share, trials, out) for share in shares_of(system, search)]
+    shares = shares_of(system, rows)
     seconds = []
     for seed in range(seeds):
         started = time.perf_counter()
@@ -160,6 +177,11 @@ def run(system: System, rows: Rows, out: Path, *, trials: int, seeds: int) -> No
         tell(out, {"seed": seed, "loss": loss, "seconds": seconds[-1]})
     told = {"settings": [dict(settings) for settings in chosen], "seconds": seconds}
     (out / "tuned.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def shares_of(system: System, rows: Rows) -> list[Rows]:
+    """Return the rows of each of a system's models."""
+    return [one_objective(rows, k) for k in range(len(rows.objectives))] if system.alone else [rows]
 
 
 def one_objective(rows: Rows, k: int) -> Rows:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers.ranking import Predictions, Rows, Settings, System
+from benchmarks.peers.ranking import Predictions, Rows, Settings, System, test_folder
 from feature_eng.layout import Layout
 from models.training import train
 
@@ -39,7 +39,7 @@ def fit(rows: Rows, settings: Settings, seed: int) -> Predictions:
             progress=False,
             **told,
         )
-    return predict(trained.ranker, rows.folder / "validation"), predict(trained.ranker, rows.folder / "test")
+    return predict(trained.ranker, rows.folder / "validation"), predict(trained.ranker, test_folder(rows.folder))
 
 
 def predict(ranker: Any, features: Path) -> NDArray[np.float32]:
@@ -66,8 +66,8 @@ def space(trial: Any) -> dict[str, Any]:
         "lr": trial.suggest_float("lr", 1e-3, 1e-2, log=True),
         "weight_decay": trial.suggest_float("weight_decay", 1e-5, 1e-1, log=True),
         "embedding_decay": trial.suggest_float("embedding_decay", 1e-4, 1.0, log=True),
-        "batch_rows": trial.suggest_categorical("batch_rows", [512, 1024, 2048, 4096]),
-        "epochs": trial.suggest_int("epochs", 3, 8),
+        "batch_rows": trial.suggest_categorical("batch_rows", [512, 1024, 2048]),
+        "epochs": trial.suggest_int("epochs", 3, 10),
     }
     if sharing == "mmoe":
         settings["experts"] = 4

@@ -1,5 +1,6 @@
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks import quality
+from benchmarks import quality, quality_data
 from benchmarks.peers.ranking import (
     Part,
     Rows,
@@ -83,10 +84,25 @@ def test_a_system_of_one_model_an_objective_is_tuned_for_each(tmp_path: Path) ->
         rate = rows.train.labels.mean() + seed / 10
         return np.full((4, 1), rate, np.float32), np.full((2, 1), rate, np.float32)
 
-    run(System(fit, {}, alone=True), rows_with(LABELS), tmp_path, trials=3, seeds=2)
+    rows = rows_with(LABELS)
+    run(System(fit, {}, alone=True), rows, tmp_path, search=rows, trials=3, seeds=2)
     assert np.load(tmp_path / "predictions-0.npy") == pytest.approx(np.array([[0.75, 0.25]] * 2))
     assert np.load(tmp_path / "predictions-1.npy") == pytest.approx(np.array([[0.85, 0.35]] * 2))
     assert json.loads((tmp_path / "tuned.json").read_text())["settings"] == [{}, {}]
+
+
+def test_settings_are_chosen_on_rows_of_their_own_where_there_are_some(tmp_path: Path) -> None:
+    search, rows = rows_with(LABELS[:, :1]), rows_with(1 - LABELS[:, :1])
+
+    def fit(given: Rows, settings: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        p = settings["p"]
+        sure = np.where(LABELS[:, :1] == 1, p, 1 - p).astype(np.float32)
+        return sure, np.full((2, 1), p if given is rows else 0.0, np.float32)
+
+    system = System(fit, {"p": 0.1}, lambda trial: {"p": trial.suggest_categorical("p", [0.1, 0.9])})
+    run(system, rows, tmp_path, search=search, trials=4, seeds=1)
+    # .9 is right on the search's labels, .1 on the others
+    assert np.load(tmp_path / "predictions-0.npy") == pytest.approx(np.array([[0.9], [0.9]]))
 
 
 def test_one_objective_is_given_nothing() -> None:
@@ -161,6 +177,17 @@ def test_labels_of_test_rows_lie_apart_from_what_systems_read(packed: Path, tmp_
     assert np.isnan(rows.test.labels).all()
     assert rows.train.labels.shape[1] == 2
     assert rows.parents == (-1, 0)
+
+
+def test_a_search_has_the_end_of_the_training_rows_to_validate(tmp_path: Path) -> None:
+    features = quality_data.pack(
+        lambda folder, rows: replace(simulated(folder, rows), search=0.4), tmp_path / "packed", 2_000
+    )
+    search, rows = load_rows(features / "search"), load_rows(features)
+    assert [len(part.labels) for part in (search.train, search.validation)] == [1_200, 800]
+    assert [len(part.labels) for part in (rows.train, rows.validation)] == [1_800, 200]
+    assert search.validation.labels[-200:].tolist() == rows.validation.labels.tolist()
+    assert np.isnan(search.test.labels).all()
 
 
 def test_numbers_are_standardised_by_the_training_rows(packed: Path) -> None:
