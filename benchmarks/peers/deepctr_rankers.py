@@ -10,7 +10,7 @@ from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat
 from deepctr_torch.models import MMOE, PLE
 from numpy.typing import NDArray
 
-from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epoch
+from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epochs
 
 PREDICTED_ROWS = 16_384
 
@@ -44,7 +44,7 @@ def train(model: Any, rows: Rows, settings: Settings) -> Predictions:
     def train_epoch() -> None:
         model.fit(given[id(rows.train)], rows.train.labels, batch_size=settings["batch_rows"], epochs=1, verbose=0)
 
-    return best_epoch(model, train_epoch, predict, rows)
+    return best_epochs(model, train_epoch, predict, rows)
 
 
 def shape(rows: Rows, settings: Settings, seed: int) -> dict[str, Any]:

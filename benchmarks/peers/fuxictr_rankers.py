@@ -13,7 +13,7 @@ from fuxictr.pytorch.models import MultiTaskModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epoch, shuffled
+from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epochs, shuffled
 
 PREDICTED_ROWS = 16_384
 
@@ -112,7 +112,7 @@ def fit(rows: Rows, settings: Settings, seed: int) -> Predictions:
             chosen = torch.from_numpy(taken)
             model.train_step({name: values[chosen] for name, values in x.items()})
 
-    return best_epoch(model, train_epoch, predict, rows)
+    return best_epochs(model, train_epoch, predict, rows)
 
 
 def space(trial: Any) -> dict[str, Any]:

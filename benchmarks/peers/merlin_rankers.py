@@ -13,7 +13,7 @@ from merlin.schema import ColumnSchema, Schema, Tags
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epoch, shuffled
+from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epochs, shuffled
 
 PREDICTED_ROWS = 16_384
 
@@ -110,7 +110,7 @@ def fit(rows: Rows, settings: Settings, seed: int, *, levels: int = 0) -> Predic
             compute_loss(predictions, targets, model.model_outputs(), compute_metrics=False)["loss"].backward()
             optimizer.step()
 
-    return best_epoch(model, train_epoch, predict, rows)
+    return best_epochs(model, train_epoch, predict, rows)
 
 
 def fit_ple(rows: Rows, settings: Settings, seed: int) -> Predictions:

@@ -248,7 +248,7 @@ def _log_loss(y: NDArray[np.float64], p: NDArray[np.float64]) -> float:
     return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
 
 
-def best_epoch(
+def best_epochs(
     model: Any,
     train_epoch: Callable[[], None],
     predict: Callable[[Part], NDArray[np.float32]],
@@ -258,7 +258,9 @@ def best_epoch(
     epochs: int = 12,
     patience: int = 2,
 ) -> Predictions:
-    """Train a torch module until its validation gets no better, and predict with the weights of its best epoch.
+    """Train a torch module until its validation gets no better, and predict each objective as its own best epoch does.
+
+    One epoch for all would be what is served; but where a rare objective learns last, the others would overfit by then.
 
     Args:
         model: trained in place.
@@ -267,22 +269,27 @@ def best_epoch(
         rows: what is learnt from and predicted.
         columns: objectives that `predict` gives.
         epochs: most passes.
-        patience: passes without a better validation after which training stops.
+        patience: passes without a better validation of any objective after which training stops.
     """
-    best, waited, kept = np.inf, 0, None
     labels = rows.validation.labels[:, columns]
+    best, kept, waited = [np.inf] * labels.shape[1], [None] * labels.shape[1], 0
     for _ in range(epochs):
         train_epoch()
-        loss = normalised_loss(labels, predict(rows.validation))
-        if loss < best:
-            best, waited = loss, 0
-            kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        else:
-            waited += 1
-            if waited == patience:
-                break
-    model.load_state_dict(kept)
-    return predict(rows.validation), predict(rows.test)
+        predicted = predict(rows.validation)
+        losses = [normalised_loss(labels[:, [k]], predicted[:, [k]]) for k in range(labels.shape[1])]
+        better = [k for k, loss in enumerate(losses) if loss < best[k] or kept[k] is None]
+        waited = 0 if better else waited + 1
+        if waited == patience:
+            break
+        weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()} if better else None
+        for k in better:
+            best[k], kept[k] = losses[k], weights
+    validation, test = [], []
+    for k, weights in enumerate(kept):
+        model.load_state_dict(weights)
+        validation.append(predict(rows.validation)[:, k])
+        test.append(predict(rows.test)[:, k])
+    return np.stack(validation, 1), np.stack(test, 1)
 
 
 def shuffled(rows: int, batch_rows: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

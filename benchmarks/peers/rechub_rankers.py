@@ -13,7 +13,7 @@ from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFea
 from torch_rechub.models.multi_task import AITM, ESMM, MMOE, PLE
 from torch_rechub.trainers import MTLTrainer
 
-from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epoch, shuffled
+from benchmarks.peers.ranking import Part, Predictions, Rows, Settings, System, best_epochs, shuffled
 
 PREDICTED_ROWS = 16_384
 BUCKETS = 32
@@ -95,7 +95,7 @@ def train(
     def train_epoch() -> None:
         trainer.train_one_epoch(list(epoch(given["train"], labels, len(labels), rng, settings["batch_rows"])))
 
-    return best_epoch(model, train_epoch, predict, rows, columns=columns)
+    return best_epochs(model, train_epoch, predict, rows, columns=columns)
 
 
 def layers(settings: Settings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from benchmarks.peers.ranking import (
     Part,
     Rows,
     System,
-    best_epoch,
+    best_epochs,
     load_rows,
     normalised_loss,
     one_objective,
@@ -111,20 +111,21 @@ def test_one_objective_is_given_nothing() -> None:
     assert rows.train.labels[:, 0].tolist() == [0, 1, 0, 0]
 
 
-def test_a_training_keeps_the_weights_of_its_best_epoch() -> None:
-    model = torch.nn.Linear(1, 1)
-    steps = iter([0.6, 0.9, 0.7, 0.8, 0.99])
+def test_each_objective_is_predicted_by_its_own_best_epoch() -> None:
+    model = torch.nn.Linear(2, 1)
+    steps = iter([(0.6, 0.7), (0.9, 0.8), (0.7, 0.85), (0.8, 0.6), (0.5, 0.6), (0.99, 0.99)])
 
     def train_epoch() -> None:
-        torch.nn.init.constant_(model.weight, next(steps))
+        model.weight.data[:] = torch.tensor(next(steps))
 
     def predict(part: Part) -> np.ndarray:
-        right = float(model.weight.detach())
-        return np.where(part.labels[:, :1] == 1, right, 1 - right).astype(np.float32)
+        right = model.weight.detach().numpy()
+        return np.where(LABELS[: len(part.labels)] == 1, right, 1 - right).astype(np.float32)
 
-    validation, _ = best_epoch(model, train_epoch, predict, rows_with(LABELS[:, :1]), epochs=5, patience=2)
-    assert validation[0, 0] == pytest.approx(0.9)  # the fifth epoch's .99 lies behind two worse ones
-    assert next(steps) == 0.99
+    validation, test = best_epochs(model, train_epoch, predict, rows_with(LABELS), epochs=6, patience=2)
+    assert validation[0] == pytest.approx([0.9, 1 - 0.85])  # the sixth epoch's .99 lies behind two worse ones
+    assert test[1] == pytest.approx([1 - 0.9, 0.85])
+    assert next(steps) == (0.99, 0.99)
 
 
 def test_batches_hold_each_row_at_most_once_and_are_whole() -> None:
