@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_eng.drafting import LEAK_AUC
 from models.bootstrap import Float64Array
 from models.importance import skills
 
 Array = NDArray[Any]
 
-# Normalised Gini from which a column alone is suspect: 0.8 is an AUC of 0.9.
-SUSPECT_SKILL = 0.8
+# Normalised Gini from which a column alone is suspect: where a draft of a schema leaves one out, too.
+SUSPECT_SKILL = 2 * LEAK_AUC - 1
 # By so much a column must order better than the whole ranker to be suspect for that.
 MARGIN = 0.02
 # Quantiles that numbers are cut at, and rows of the overall mean mixed into the mean of a value.

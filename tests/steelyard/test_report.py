@@ -1,3 +1,4 @@
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,12 @@ from feature_eng.schema_file import parse_schema
 from models.prediction import load_predictor
 from steelyard.cli import app
 from steelyard.evaluating import JudgedRows, judge_log
+from steelyard.pipeline import FitOptions, fit
 from steelyard.report import write_report
 from steelyard.report_data import holds, predictions_of, sample_rows, shuffled_predictions, skills_alone
 from steelyard.report_sections import comparison_section, conflict_section, fairness_section, frequent
+from steelyard.tuning import Search, tune
+from steelyard.tuning_page import write_tuning_page
 from tests.conftest import Shop
 from tests.steelyard.test_pages import tags_of
 
@@ -195,3 +199,42 @@ def test_a_column_that_the_log_lacks_is_refused(shop: Shop, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="by must be time, cold or a column of the cleaned log; got planet"):
         write_report(shop.bundle, str(shop.test), tmp_path / "report.html", by=["planet"])
     assert not list(tmp_path.iterdir())
+
+
+SHOPPERS = """
+name: shoppers
+columns:
+  - {name: Month, role: context, kind: categorical}
+  - {name: VisitorType, role: user, kind: categorical}
+  - {name: ExitRates, role: context, kind: continuous}
+  - {name: ProductRelated, role: context, kind: continuous}
+  - {name: PageValues, role: context, kind: continuous}
+objectives:
+  - {name: revenue, kind: binary, label: Revenue}
+"""
+
+
+@pytest.mark.slow
+def test_a_real_log_without_requests_has_its_known_leak_named(real_data: Path, tmp_path: Path) -> None:
+    # Google Analytics works PageValues out from the transactions that follow a visit
+    log = real_data / "online_shoppers"
+    options = FitOptions(split="request", training={"epochs": 2, "loggers": (), "progress": False})
+    bundle = fit(log, parse_schema(SHOPPERS), tmp_path / "bundle", options)
+    write_report(bundle, log, tmp_path / "report.html", groups=["VisitorType"], replicates=10)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (told,) = re.findall(r'<p class="found">(.*: alone it orders.*)</p>', page)
+    assert told.startswith("PageValues: alone it orders revenue with a normalised Gini of 0.7")
+    assert "predicted / observed by VisitorType" in page
+    assert "exposure by" not in page  # without requests nobody is placed before another
+    assert "cold user" not in page
+
+
+@pytest.mark.slow
+def test_a_single_objective_of_a_log_without_requests_is_tuned(real_data: Path, tmp_path: Path) -> None:
+    search = Search(maximise="revenue", trials=2)
+    options = FitOptions(split="request", training={"epochs": 12, "patience": 12})
+    study = tune(real_data / "online_shoppers", parse_schema(SHOPPERS), tmp_path / "out", options, search)
+    assert not any("loss_weight" in name or name == "balancing" for trial in study.trials for name in trial.params)
+    assert 0.3 < study.best_value < 0.6  # visits that end in a purchase are well told by PageValues
+    write_tuning_page(study, tmp_path / "tuning.html")
+    assert "It takes two objectives" in (tmp_path / "tuning.html").read_text()
