@@ -297,7 +297,16 @@ def _alone(out: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BlockingIOError(f"out must be used by one search at a time; got {out}, where one runs") from None
+        _mend(out / JOURNAL)
         yield
+
+
+def _mend(journal: Path) -> None:
+    """Cut off the line that a kill left unfinished, and the lock that it left; Optuna would stumble over both."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        with journal.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _identity(work: _Work, groups: Sequence[str]) -> dict[str, Any]:

@@ -224,6 +224,16 @@ def test_a_trial_that_a_kill_interrupted_is_run_again(log: Path, copy: Path, pre
     assert counted_trials(after)[-1].value == killed.params["lr"]
 
 
+def test_a_journal_that_a_kill_left_in_the_middle_of_a_line_is_mended(log: Path, copy: Path, pretended: Any) -> None:
+    before = (copy / JOURNAL).read_bytes()
+    with (copy / JOURNAL).open("ab") as file:
+        file.write(b'{"op_code":4,"work')
+    (copy / f"{JOURNAL}.lock").symlink_to(copy / JOURNAL)
+    pretended(lambda options, number: [0.5])
+    assert len(counted_trials(resumed(log, copy, trials=4))) == 4
+    assert (copy / JOURNAL).read_bytes().startswith(before)
+
+
 def test_a_trial_whose_process_died_has_failed(copy: Path) -> None:
     study = load_study(copy)
     died = study.ask()
