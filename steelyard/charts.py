@@ -15,6 +15,7 @@ Array = NDArray[Any]
 Points = tuple[Sequence[float] | Array, Sequence[float] | Array]
 
 _WIDTH, _HEIGHT = 6.4, 3.2  # inches
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _axes(x: str, y: str, height: float = _HEIGHT) -> Iterator[tuple[Any, list[S
         yield axes, drawn
         written = io.StringIO()
         # a tight box takes half the time that a layout solver does
-        figure.savefig(written, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
+        figure.savefig(written, format="svg", bbox_inches="tight", metadata=_NO_METADATA)
     text = written.getvalue()
     drawn.append(Svg(text[text.index("<svg") :]))
 
