@@ -66,7 +66,8 @@ class Balance(nn.Module):
         if self.surgery is not None:
             reached = gramian.diagonal() > 0  # nothing pulls for an objective without a row in the batch
             if reached.all() or (reached.any() and self.balancing != "nash"):
-                found = self.surgery(gramian[reached][:, reached].float())
+                with torch.autocast(gramian.device.type, enabled=False):
+                    found = self.surgery(gramian[reached][:, reached].float())
                 self.weights.masked_scatter_(reached, found)
         elif levels is not None:
             self.weights.copy_(gradnorm_weights(self.weights, gramian.diagonal().clamp_min(0).sqrt(), levels))
@@ -156,7 +157,8 @@ def gramian(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         dense = [g.coalesce().values() if g.is_sparse else g for g in gradients if g is not None]
         flat = torch.stack([g.flatten().float() for g in dense])
         places = torch.tensor(reached, device=products.device)
-        products[places.unsqueeze(1), places] += flat @ flat.t()
+        with torch.autocast(flat.device.type, enabled=False):
+            products[places.unsqueeze(1), places] += flat @ flat.t()
     return products
 
 

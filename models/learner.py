@@ -276,7 +276,9 @@ class Learner(pl.LightningModule):
         if len(labels) == 0:  # another process has all of it
             return
         labels, _ = self.split_labels(labels)
-        sums, counts = self.loss.validation_sums(self.ranker.logits(categorical, continuous), labels)
+        with torch.autocast("cpu", enabled=False):  # as a processor will serve it
+            logits = self.ranker.logits(categorical, continuous)
+        sums, counts = self.loss.validation_sums(logits, labels)
         self.losses += sums
         self.base_losses += self._base_sums(labels)
         self.counts += counts
@@ -355,8 +357,8 @@ class Learner(pl.LightningModule):
 
         So sure rows weigh what known ones do, times a share that rises from 0 in the first epoch.
         """
-        with torch.no_grad():
-            predictions = self.ranker.chain(self.ranker.logits_of(self.ranker.towers(states)))
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            predictions = self.ranker.chain(self.ranker.logits_of(self.ranker.towers(states.float())))
             sure = pseudo_labels(predictions, labels, ~self.ranker.chain.is_value, self.pseudo_labels or 1.0)
         sums, sure_counts = self._sums(states, sure, None)
         return sums / sure_counts.clamp_min(1) * counts * (self.current_epoch / self.epochs)

@@ -107,7 +107,7 @@ def limit(features: Path, epochs: int) -> list[float]:
     from feature_eng.layout import Layout
     from models.feature_shards import Features, ResidentBatches, summarise
     from models.objective_losses import ObjectiveLoss
-    from models.training import build_ranker
+    from models.training import build_ranker, fastest_precision
 
     task = json.loads((features / "task.json").read_text(encoding="utf-8"))
     kinds, parents = ["binary"] * len(task["objectives"]), task["parents"]
@@ -118,11 +118,13 @@ def limit(features: Path, epochs: int) -> list[float]:
     loss = ObjectiveLoss(kinds, parents)
     optimizer = AdamW(ranker.parameters(), lr=LR, fused=True)
     rows = source.read(0, source.rows)
+    mixed = torch.autocast("cpu", torch.bfloat16, enabled=fastest_precision() == "bf16-mixed")
 
     def epoch(seed: int) -> None:
         for categorical, continuous, labels in ResidentBatches(rows, BATCH_ROWS, seed):
             optimizer.zero_grad()
-            sums, _ = loss(ranker.logits(categorical, continuous), labels)
+            with mixed:
+                sums, _ = loss(ranker.logits(categorical, continuous), labels)
             (sums.sum() / len(labels)).backward()
             optimizer.step()
 

@@ -15,6 +15,7 @@ from tests.models.test_training import SMALL, fit, predict, write_shop
 STILL: dict[str, Any] = {
     "ranker": SMALL | {"dropout": 0.0, "embedding_dropout": 0.0},
     "unseen_rate": 0.0,
+    "precision": "32-true",
     "epochs": 2,
     "seed": 3,
 }
