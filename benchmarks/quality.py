@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--systems", help="those whose names start with one of these, separated by commas")
     parser.add_argument("--out", type=Path, help="folder for features and results, out/quality by default")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs a system ends with this process
     trials = (2 if given.quick else 20) if given.trials is None else given.trials
     seeds = given.seeds or (1 if given.quick else 3)
     rows = given.rows or (30_000 if given.quick else 300_000)
