@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -117,6 +118,7 @@ class Learner(pl.LightningModule):
         self.adversarial = adversarial
         self.pseudo_labels = pseudo_labels
         self.epochs = epochs
+        self.launcher = os.getpid()
         self.masks = any(rate > 0 for rate in mask_rates)
         self.seed = seed
         self.names = list(names or (str(k) for k in range(len(loss_weights))))
@@ -183,6 +185,8 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Take one step on one batch."""
+        if self.trainer.world_size > 1 and os.getppid() != self.launcher:
+            os._exit(1)  # whoever resumes the killed run must not find this process writing its checkpoints
         categorical, continuous, labels = batch
         labels, positions = self.split_labels(labels)
         rows = len(labels)

@@ -1,9 +1,14 @@
 """Two real processes train as one does: the same batches, each its own part of them."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -78,6 +83,35 @@ def test_a_resumed_run_of_two_processes_goes_on(tmp_path: Path) -> None:
     whole = fit(tmp_path, tmp_path / "out", devices=2, **STILL)
     again = fit(tmp_path, tmp_path / "out", devices=2, resume=True, **STILL)
     assert again.history == whole.history
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from tests.models.test_devices import STILL
+from tests.models.test_training import fit
+if __name__ == "__main__":
+    fit(Path(sys.argv[1]), Path(sys.argv[1]) / "out", devices=2, **(STILL | {"epochs": 500, "patience": 500}))
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    write_shop(tmp_path / "train", 2_000, seed=1)
+    write_shop(tmp_path / "validation", 1_000, seed=2)
+    script = tmp_path / "killed.py"  # processes that are started read it anew
+    script.write_text(KILLED)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], cwd=root, env=environment) as process:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert len(workers) >= 2
+    assert not alive
 
 
 @pytest.mark.parametrize("devices", [0, 300])
