@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +59,7 @@ def train(
     parents: Sequence[int],
     out: Path,
     names: Sequence[str] | None = None,
+    listed: Collection[str] | None = None,
     objectives: Mapping[str, Any] | None = None,
     ranker: Mapping[str, Any] | None = None,
     batch_rows: int = 2048,
@@ -96,6 +97,7 @@ def train(
         parents: index of the objective that each one is given, or -1, (K,).
         out: folder for checkpoints and logs.
         names: of the objectives, (K,); their indices where absent.
+        listed: slots whose ids from 4 up are a vocabulary's, which has an unseen id; all of them where absent.
         objectives: flat arguments of `ObjectiveLoss` that differ from its defaults, such as `{"focusings": [2, 0]}`.
         ranker: flat arguments of `Ranker` that differ from its defaults, such as `{"experts": 8}`.
         batch_rows: rows of a training batch.
@@ -109,9 +111,9 @@ def train(
         embedding_decay: AdamW's, of embeddings.
         loss_weights: weight of each objective's loss, (K,); all 1 where absent.
         balancing: what weighs the losses besides, out of `models.balancing.BALANCINGS`.
-        unseen_rate: share of values that training shows as unseen, in [0, 1), in columns that never hold the unseen id,
-            so that it learns.
-        mask_rate: share of values that training shows as unseen in every column, in [0, 1).
+        unseen_rate: share of values that training shows as unseen, in [0, 1), in listed columns that never hold the
+            unseen id, so that it learns.
+        mask_rate: share of values that training shows as unseen in every listed column, in [0, 1).
         slot_dropout: share of a row's slots whose vectors are dropped whole, in [0, 1).
         embedding_l2: weight of half the squared length of a row's vectors, at least 0.
         adversarial: length of the change of a row's vectors that training must bear, against theirs, at least 0; a step
@@ -181,7 +183,7 @@ def train(
         embedding_decay=embedding_decay,
         loss_weights=loss_weights or [1.0] * len(parents),
         balancing=balancing,
-        mask_rates=[max(mask_rate, unseen_rate if free else 0.0) for free in summary.unseen_free],
+        mask_rates=mask_rates(layout, listed, summary.unseen_free, unseen_rate, mask_rate),
         slot_dropout=slot_dropout,
         embedding_l2=embedding_l2,
         adversarial=adversarial,
@@ -244,6 +246,15 @@ def build_ranker(
     return Ranker(
         cardinalities, widths, len(layout.continuous), list(objective_kinds), list(parents), **(found | dict(options))
     )
+
+
+def mask_rates(
+    layout: Layout, listed: Collection[str] | None, unseen_free: Sequence[bool], unseen_rate: float, mask_rate: float
+) -> list[float]:
+    """Return the share of each column's values that training shows as unseen, (S,): none of buckets and hours."""
+    own = [listed is None or slot.name in listed for slot in layout.categorical for _ in range(slot.width)]
+    rates = [max(mask_rate, unseen_rate if free else 0.0) for free in unseen_free]
+    return [rate if is_listed else 0.0 for rate, is_listed in zip(rates, own, strict=True)]
 
 
 def check_columns(features: Features, layout: Layout, objectives: int) -> None:

@@ -12,7 +12,7 @@ import yaml
 from models.training import train
 
 # Arguments of `train` that follow from the log, or from where it runs.
-_NOT_SETTINGS = {"names", "objectives", "resume", "progress", "callbacks"}
+_NOT_SETTINGS = {"names", "listed", "objectives", "resume", "progress", "callbacks"}
 
 
 def settings_of_training() -> list[str]:

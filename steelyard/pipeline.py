@@ -300,6 +300,7 @@ def train_prepared(
         objective_kinds=[o.kind for o in schema.objectives],
         parents=schema.parents,
         names=schema.objective_names,
+        listed=[feature.name for feature in schema.features if feature.kind in ("categorical", "categorical_list")],
         objectives=schema.learning,
         out=out,
         **{**training, "ranker": ranker, **options},

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from feature_eng.layout import Layout, Slot
 from models import learner
 from models.ranker import Ranker
-from models.training import Training, train
+from models.training import Training, mask_rates, train
 
 LAYOUT = Layout((Slot("item", 34), Slot("tags", 14, width=3)), ("quality", "noise"))
 KINDS, PARENTS = ("binary", "binary", "value"), (-1, 0, 1)
@@ -258,6 +258,13 @@ def test_values_are_shown_as_unseen_where_the_unseen_id_would_not_learn_or_where
     monkeypatch.setattr(learner, "mask_values", spy)
     fit(tmp_path, tmp_path / "out", epochs=1, unseen_rate=0.05, mask_rate=0.01)
     assert shown[0].tolist() == pytest.approx([0.01, 0.05, 0.05, 0.05])
+
+
+def test_buckets_and_hours_have_no_unseen_id_to_be_shown() -> None:
+    layout = Layout((Slot("item", 9), Slot("tags", 9, 2), Slot("hour", 25)), ())
+    free = [False, True, True, True]
+    assert mask_rates(layout, {"item", "tags"}, free, 0.05, 0.01) == [0.01, 0.05, 0.05, 0.0]
+    assert mask_rates(layout, None, free, 0.05, 0.01) == [0.01, 0.05, 0.05, 0.05]
 
 
 def test_the_learning_rate_rises_and_then_stays() -> None:

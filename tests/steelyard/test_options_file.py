@@ -43,4 +43,4 @@ def test_what_is_no_setting_is_refused(tmp_path: Path, text: str, message: str) 
 def test_settings_are_what_a_person_may_choose() -> None:
     known = settings_of_training()
     assert {"lr", "ranker", "epochs", "balancing"} <= set(known)
-    assert not {"layout", "out", "resume", "callbacks", "names"} & set(known)
+    assert not {"layout", "out", "resume", "callbacks", "names", "listed"} & set(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from feature_eng.plan_files import load_plan
 from feature_eng.schema import SchemaError, _without_new_defaults
 from feature_eng.schema_file import parse_schema
 from models.ranker import load_ranker
-from steelyard.pipeline import FitOptions, fit
+from steelyard.pipeline import FitOptions, fit, train_prepared
 from steelyard.relations import relations
 
 SCHEMA = """
@@ -105,3 +106,10 @@ def test_a_schema_without_a_history_keeps_its_fingerprint() -> None:
     column = {"name": "viewed", "role": "user", "kind": "categorical_list", "history_of": None}
     told = _without_new_defaults({"columns": [column], "objectives": []})
     assert told["columns"] == [{"name": "viewed", "role": "user", "kind": "categorical_list"}]
+
+
+def test_only_columns_with_a_vocabulary_are_shown_as_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("steelyard.pipeline.train", lambda *paths, **given: told.update(given))
+    train_prepared(parse_schema(SCHEMA), Layout((), ()), Path("work"), {}, out=Path("out"))
+    assert told["listed"] == ["item_id", "viewed"]
