@@ -353,7 +353,7 @@ def _loggers(names: Sequence[str], out: Path) -> list[Logger]:
 def fastest_precision() -> Literal["32-true", "16-mixed", "bf16-mixed"]:
     """Return the Lightning precision that trains fastest here and as well as float32."""
     if not torch.cuda.is_available():
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch
         fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         return "bf16-mixed" if fast else "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
