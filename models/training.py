@@ -147,6 +147,15 @@ def train(
         pseudo_labels=pseudo_labels,
         devices=devices,
         batch_rows=batch_rows,
+        lr=lr,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        embedding_decay=embedding_decay,
+        averaging=averaging,
+        patience=patience,
+        seed=seed,
+        loss_weights=loss_weights,
+        parents=parents,
     )
     sources = [Features.open(folder) for folder in (features, validation) if folder is not None]
     for source in sources:
@@ -280,6 +289,15 @@ def check_training(
     pseudo_labels: float | None = None,
     devices: int = 1,
     batch_rows: int = 2048,
+    lr: float = 0.0,
+    warmup: float = 0.0,
+    weight_decay: float = 0.0,
+    embedding_decay: float = 0.0,
+    averaging: float | None = None,
+    patience: int = 0,
+    seed: int = 0,
+    loss_weights: Sequence[float] | None = None,
+    parents: Sequence[int] = (),
     **_: Any,
 ) -> None:
     """Refuse arguments of `train` that cannot be, before there are rows to train on.
@@ -291,12 +309,17 @@ def check_training(
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1; got {epochs}")
     Balance(balancing, 2)
-    for name, share in (("unseen_rate", unseen_rate), ("mask_rate", mask_rate), ("slot_dropout", slot_dropout)):
+    shares = {"unseen_rate": unseen_rate, "mask_rate": mask_rate, "slot_dropout": slot_dropout, "warmup": warmup}
+    for name, share in shares.items():
         if not 0 <= share < 1:
             raise ValueError(f"{name} must be in [0, 1); got {share}")
-    for name, length in (("embedding_l2", embedding_l2), ("adversarial", adversarial)):
-        if not length >= 0:
-            raise ValueError(f"{name} must be at least 0; got {length}")
+    sizes = {"embedding_l2": embedding_l2, "adversarial": adversarial, "lr": lr, "weight_decay": weight_decay}
+    sizes |= {"embedding_decay": embedding_decay, "averaging": averaging or 0.0, "patience": patience, "seed": seed}
+    for name, size in sizes.items():
+        if not size >= 0:
+            raise ValueError(f"{name} must be at least 0; got {size}")
+    if loss_weights is not None and (len(loss_weights) != len(parents) or not min(loss_weights) >= 0):
+        raise ValueError(f"loss_weights must be {len(parents)} numbers that are at least 0; got {loss_weights}")
     if pseudo_labels is not None and not 0.5 < pseudo_labels < 1:
         raise ValueError(f"pseudo_labels must be in (0.5, 1); got {pseudo_labels}")
     if devices < 1 or batch_rows < devices:

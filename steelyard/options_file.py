@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def read_options(path: Path) -> dict[str, Any]:
     """Read what `write_options` wrote, or a person.
 
     Raises:
-        ValueError: it is no YAML mapping, names what is no setting of a training, or has no number where one belongs.
+        ValueError: it is no YAML mapping, names what is no setting of a training, or has a value of another type.
         FileNotFoundError: there is no such file.
     """
     try:
@@ -52,19 +53,56 @@ def read_options(path: Path) -> dict[str, Any]:
             raise ValueError(f"options must have settings out of {', '.join(known)}; got {name} in {path}")
     if not isinstance(raw.get("ranker", {}), dict):
         raise ValueError(f"options must have a mapping under ranker; got {raw['ranker']!r} in {path}")
-    return {name: _number(name, value, path) for name, value in raw.items()}
+    return {name: _value(name, value, path) for name, value in raw.items()}
 
 
-def _number(name: str, value: Any, path: Path) -> Any:
-    """Return a setting's value, a number where the default is one: YAML takes 1e-3 for text.
+def _value(name: str, value: Any, path: Path) -> Any:
+    """Return a setting's value as `train` annotates it; YAML takes 1e-3 for text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is of another type.
     """
-    default = signature(train).parameters[name].default
-    if not isinstance(default, (int, float)) or value is None or isinstance(value, (int, float)):
-        return value
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"options must have a number for {name}; got {value!r} in {path}") from None
+    kind = str(signature(train).parameters[name].annotation)
+    if value is None and kind.endswith("None"):
+        return None
+    for begin, wanted, read in _TYPES:
+        if kind.startswith(begin):
+            try:
+                return read(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"options must have {wanted} for {name}; got {value!r} in {path}") from None
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _whole(value: Any) -> int:
+    found = _number(value)
+    if not found.is_integer():
+        raise ValueError
+    return int(found)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _list(value: Any, read: Callable[[Any], Any]) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return [read(each) for each in value]
+
+
+_TYPES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("int", "a whole number", _whole),
+    ("float", "a number", _number),
+    ("str", "text", _text),
+    ("Sequence[float]", "a list of numbers", partial(_list, read=_number)),
+    ("Sequence[str]", "a list of text", partial(_list, read=_text)),
+)

@@ -97,7 +97,7 @@ def fit(
     """
     if out.exists():
         raise FileExistsError(f"out must not exist yet; got {out}")
-    check_options(options)
+    check_options(options, schema)
     work = out.with_name(f"{out.name}.partial")
     if prepared is not None and not resume:
         shutil.rmtree(work, ignore_errors=True)
@@ -144,14 +144,14 @@ def prepare(
     return schema, _features(schema, work, report)
 
 
-def check_options(options: FitOptions) -> None:
+def check_options(options: FitOptions, schema: Schema) -> None:
     """Refuse options that no fit can follow, before any work.
 
     Raises:
         ValueError: naming the setting, and those that there are.
     """
     check_settings(options.training.get("ranker") or {})
-    check_training(**options.training)
+    check_training(parents=schema.parents, **options.training)
     if options.calibration not in ("none", *METHODS, "auto"):
         known = ", ".join(("none", *METHODS, "auto"))
         raise ValueError(f"calibration must be one of {known}; got {options.calibration!r}")

@@ -50,7 +50,7 @@ def fit_twice(
     """
     if out.exists():
         raise FileExistsError(f"out must not exist yet; got {out}")
-    check_options(options)
+    check_options(options, schema)
     if options.validation == 0:
         raise ValueError("validation must be above 0 to find the epochs of a refit; got 0")
     if options.calibration != "none":

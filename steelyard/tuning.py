@@ -111,7 +111,7 @@ def tune(
         SchemaError: the log does not hold what the schema says.
     """
     _optuna()
-    check_options(options)
+    check_options(options, schema)
     if out.exists() and not resume:
         raise FileExistsError(f"out must not exist yet, or --resume go on with what it holds; got {out}")
     if options.validation == 0:

@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,9 +118,17 @@ def test_a_regularised_training_learns(tmp_path: Path, regularising: dict[str, f
         ("unseen_rate", 1.5, r"in \[0, 1\)"),
         ("embedding_l2", -1.0, "at least 0"),
         ("adversarial", float("nan"), "at least 0"),
+        ("lr", -1.0, "at least 0"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("embedding_decay", -0.1, "at least 0"),
+        ("averaging", -1.0, "at least 0"),
+        ("warmup", 1.0, r"in \[0, 1\)"),
+        ("seed", -1, "at least 0"),
+        ("loss_weights", (1.0, 2.0), "3 numbers that are at least 0"),
+        ("loss_weights", (1.0, 2.0, -1.0), "3 numbers that are at least 0"),
     ],
 )
-def test_impossible_numbers_are_refused(tmp_path: Path, name: str, value: float, rule: str) -> None:
+def test_impossible_numbers_are_refused(tmp_path: Path, name: str, value: Any, rule: str) -> None:
     write_shop(tmp_path / "train", 10, seed=1)
-    with pytest.raises(ValueError, match=f"{name} must be {rule}; got {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be {rule}; got {re.escape(str(value))}"):
         fit(tmp_path, tmp_path / "out", **{name: value})

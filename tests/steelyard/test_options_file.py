@@ -14,8 +14,10 @@ def test_options_are_read_as_they_were_written_without_what_is_no_setting(tmp_pa
 
 
 def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path: Path) -> None:
-    (tmp_path / "own.yaml").write_text("lr: 1e-3\n")
-    assert read_options(tmp_path / "own.yaml") == {"lr": 0.001}
+    (tmp_path / "own.yaml").write_text("lr: 1e-3\nbatch_rows: 1e3\naveraging: null\n")
+    found = read_options(tmp_path / "own.yaml")
+    assert found == {"lr": 0.001, "batch_rows": 1000, "averaging": None}
+    assert isinstance(found["batch_rows"], int)
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -32,6 +34,15 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
         ("layout: 3", "options must have settings out of .*; got layout in"),
         ("ranker: wide", "options must have a mapping under ranker; got 'wide' in"),
         ("lr: fast", "options must have a number for lr; got 'fast' in"),
+        ("lr: null", "options must have a number for lr; got None in"),
+        ("mask_rate: true", "options must have a number for mask_rate; got True in"),
+        ("batch_rows: 1000.5", "options must have a whole number for batch_rows; got 1000.5 in"),
+        ("epochs: .inf", "options must have a whole number for epochs; got inf in"),
+        ("pseudo_labels: sure", "options must have a number for pseudo_labels; got 'sure' in"),
+        ("balancing: 3", "options must have text for balancing; got 3 in"),
+        ("loss_weights: 3", "options must have a list of numbers for loss_weights; got 3 in"),
+        ("loss_weights: [1, a]", r"options must have a list of numbers for loss_weights; got \[1, 'a'\] in"),
+        ("loggers: wandb", "options must have a list of text for loggers; got 'wandb' in"),
     ],
 )
 def test_what_is_no_setting_is_refused(tmp_path: Path, text: str, message: str) -> None:
