@@ -30,7 +30,8 @@ from feature_eng.schema import Schema
 from feature_eng.schema_file import load_schema, save_schema
 from feature_eng.splitting import Split
 from feature_eng.workflow import fit_workflow, load_workflow, save_workflow
-from models.calibration import METHODS, CalibratedRanker, fit_calibration
+from models.calibration import fit_calibration
+from models.calibration_maps import METHODS, CalibratedRanker
 from models.export import export_ranker
 from models.feature_shards import Features
 from models.objectives import chain_parents

@@ -8,16 +8,8 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from models.calibration import (
-    METHODS,
-    CalibratedRanker,
-    Calibration,
-    CalibrationMap,
-    choose_method,
-    fit_calibration,
-    fit_map,
-    fit_scale,
-)
+from models.calibration import choose_method, fit_calibration, fit_map, fit_scale
+from models.calibration_maps import METHODS, CalibratedRanker, Calibration, CalibrationMap
 from models.export import export_ranker
 from models.ranker import Ranker
 
