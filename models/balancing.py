@@ -192,7 +192,9 @@ def gramian_weighting(balancing: str, objectives: int) -> Callable[[Tensor], Ten
     try:
         from torchjd import aggregation  # an extra's
     except ImportError:
-        raise ImportError(f"balancing must have torchjd for {balancing}: pip install steelyard[balancing]") from None
+        raise ImportError(
+            f"balancing must have torchjd installed for {balancing}; got none: pip install steelyard[balancing]"
+        ) from None
     if balancing == "nash":
         return NashWeighting(objectives)
     made: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {

@@ -131,7 +131,7 @@ def integrated_gradients(
         from captum.attr import LayerIntegratedGradients
     except ImportError:
         raise RuntimeError(
-            "integrated_gradients must have captum installed; got none, `pip install captum` adds it"
+            "integrated_gradients must have captum installed; got none, `pip install steelyard[report]` adds it"
         ) from None
 
     def moved(categorical: Tensor, continuous: Tensor) -> Tensor:

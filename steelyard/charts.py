@@ -129,7 +129,9 @@ def _axes(x: str, y: str, height: float = _HEIGHT) -> Iterator[tuple[Any, list[S
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError:
-        raise RuntimeError("chart must have matplotlib installed; got none, `pip install matplotlib` adds it") from None
+        raise RuntimeError(
+            "chart must have matplotlib installed; got none, `pip install steelyard[report]` adds it"
+        ) from None
     # text stays text: a tenth of the bytes of outlines, and readable to a screen reader
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "steelyard", "font.family": "sans-serif"}):
         figure = Figure(figsize=(_WIDTH, height))

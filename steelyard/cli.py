@@ -41,7 +41,7 @@ def run() -> None:
     """Run the command line; a user's mistake is one sentence and exit code 2, a traceback with STEELYARD_DEBUG=1."""
     try:
         app()
-    except (ValueError, OSError, TypeError, RuntimeError) as error:
+    except (ValueError, OSError, TypeError, RuntimeError, ImportError, FloatingPointError) as error:
         if os.environ.get("STEELYARD_DEBUG"):
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(error)}", highlight=False)

@@ -147,10 +147,10 @@ def _judged(
 ) -> JudgedRows:
     predictor = load_predictor(plan, ranker)
     wanted = [schema.time if each == TIME else each for each in by if each != COLD]
-    present = pq.read_schema(next(iter(sorted(log.glob("*.parquet"))))).names
+    single = [field.name for field in pq.read_schema(min(log.glob("*.parquet"))) if not field.type.num_fields]
     for each in by:
-        if each not in (COLD, TIME, *present):
-            raise ValueError(f"by must be time, cold or a column of the cleaned log; got {each}")
+        if each not in (COLD, TIME, *single):
+            raise ValueError(f"by must be time, cold or a column of the cleaned log that is no list; got {each}")
     parts = list(_predicted_parts(predictor, schema, log, [each for each in wanted if each]))
     columns = {name: np.concatenate([table[name] for _, table, _ in parts]) for name in parts[0][1]}
     cold = {role: np.concatenate([unknown[role] for *_, unknown in parts]) for role in parts[0][2]}

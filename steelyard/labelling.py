@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,17 +65,33 @@ def suggest_rows(bundle: Bundle, paths: Paths, count: int) -> pa.Table:
     return chosen
 
 
+def check_suggestions_file(path: Path, lists: Sequence[str]) -> None:
+    """Refuse a file that could not hold suggested rows.
+
+    Args:
+        path: the file.
+        lists: columns that hold lists.
+
+    Raises:
+        ValueError: its ending is neither .parquet nor .csv, or the rows have lists, which CSV cannot hold.
+    """
+    if path.suffix == ".csv" and lists:
+        raise ValueError(f"out must end in .parquet where the log has lists ({', '.join(lists)}); got {path}")
+    if path.suffix not in (".parquet", ".csv"):
+        raise ValueError(f"out must end in .parquet or .csv; got {path}")
+
+
 def write_suggestions(table: pa.Table, path: Path) -> None:
     """Write suggested rows as Parquet or CSV, by the path's ending; the file appears once it is whole.
+
+    Its folder is made where it does not exist.
 
     Raises:
         ValueError: the ending is neither, or the rows have lists, which CSV cannot hold.
     """
     lists = [field.name for field in table.schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)]
-    if path.suffix == ".csv" and lists:
-        raise ValueError(f"out must end in .parquet where the log has lists ({', '.join(lists)}); got {path}")
-    if path.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"out must end in .parquet or .csv; got {path}")
+    check_suggestions_file(path, lists)
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     if path.suffix == ".csv":
         pcsv.write_csv(table, beside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise RuntimeError("page must have Jinja2 installed; got none, `pip install Jinja2` adds it") from None
+        raise RuntimeError(
+            "page must have Jinja2 installed; got none, `pip install steelyard[report]` adds it"
+        ) from None
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     shown = [
         {
@@ -65,6 +68,26 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(template.render(title=title, lead=lead, sections=shown), encoding="utf-8")
     beside.replace(path)
+
+
+def check_installed(name: str, extra: str, modules: Sequence[str]) -> None:
+    """Refuse to begin what would end without a page.
+
+    Args:
+        name: of what needs the modules.
+        extra: of the package, that brings them.
+        modules: to be imported.
+
+    Raises:
+        RuntimeError: naming the first that is not installed, and the extra.
+    """
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError:
+            raise RuntimeError(
+                f"{name} must have {module} installed; got none, `pip install steelyard[{extra}]` adds it"
+            ) from None
 
 
 def number(value: float | None, digits: int = 4) -> str:

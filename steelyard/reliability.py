@@ -27,7 +27,9 @@ def plot_reliability(rows: JudgedRows, path: Path, *, bins: int = 20, replicates
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise RuntimeError("plot must have matplotlib installed; got none, `pip install matplotlib` adds it") from None
+        raise RuntimeError(
+            "plot must have matplotlib installed; got none, `pip install steelyard[report]` adds it"
+        ) from None
     binary = [k for k, objective in enumerate(rows.schema.objectives) if objective.kind == "binary"]
     requests = rows.columns.get(rows.schema.request or "")
     codes = np.arange(len(rows.labels)) if requests is None else np.unique(requests, return_inverse=True)[1]

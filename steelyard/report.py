@@ -26,7 +26,7 @@ from models.ranker import load_ranker
 from models.tuning import worth
 from steelyard.bundle import Bundle
 from steelyard.evaluating import COLD, TIME, JudgedRows, judge_parts
-from steelyard.pages import Section, write_page
+from steelyard.pages import Section, check_installed, write_page
 from steelyard.report_data import labels_of, predictions_of, sample_rows, shuffled_predictions, skills_alone
 from steelyard.report_sections import (
     calibration_section,
@@ -76,18 +76,22 @@ def write_report(
         report: told what is done, a line at a time.
 
     Raises:
-        ValueError: a column is not one of the log, or the former bundle cannot read the log.
+        ValueError: a column is not one of the log or is a list, or the former bundle cannot read the log.
+        IsADirectoryError: the output is a folder.
         RuntimeError: Jinja2, matplotlib or captum is not installed.
     """
+    check_installed("report", "report", ("jinja2", "matplotlib", "captum"))
+    if output.is_dir():
+        raise IsADirectoryError(f"output must be a file; got the folder {output}")
     schema = bundle.schema
     metrics = json.loads((bundle.folder / "metrics.json").read_text(encoding="utf-8"))
     history = metrics.get("history", [])
     with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
         log = clean_log(paths, schema, Path(folder) / "log", policies=policies).folder
-        present = pq.read_schema(next(iter(sorted(log.glob("*.parquet"))))).names
+        single = [field.name for field in pq.read_schema(min(log.glob("*.parquet"))) if not field.type.num_fields]
         for column in groups:
-            if column not in present:
-                raise ValueError(f"group must be a column of the cleaned log; got {column}")
+            if column not in single:
+                raise ValueError(f"group must be a column of the cleaned log that is no list; got {column}")
         kinds = [COLD, *([TIME] if schema.time else []), *by]
         rows = judge_parts(bundle, log, by=[*kinds, *groups])
         report("metrics and slices")

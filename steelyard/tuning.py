@@ -280,7 +280,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise RuntimeError("tune must have Optuna installed; got none, `pip install optuna` adds it") from None
+        raise RuntimeError("tune must have Optuna installed; got none, `pip install steelyard[tune]` adds it") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

@@ -20,8 +20,10 @@ def label(
     Example: `steelyard label bundle --log shop/unlabelled --suggest 500 --out to-label.csv`
     """
     from steelyard.bundle import open_bundle
-    from steelyard.labelling import suggest_rows, write_suggestions
+    from steelyard.labelling import check_suggestions_file, suggest_rows, write_suggestions
 
-    rows = suggest_rows(open_bundle(bundle), log, suggest)
+    opened = open_bundle(bundle)
+    check_suggestions_file(out, [given.name for given in opened.schema.inputs if given.is_list])
+    rows = suggest_rows(opened, log, suggest)
     write_suggestions(rows, out)
-    Console(stderr=True).print(f"{rows.num_rows:,} rows to label: {out}")
+    Console(stderr=True).print(f"{rows.num_rows:,} rows to label: {out}", markup=False, highlight=False)

@@ -53,12 +53,14 @@ def tune(
     from feature_eng.schema_file import load_schema
     from models.search_space import merged
     from steelyard.options_file import read_options
+    from steelyard.pages import check_installed
     from steelyard.pipeline import FitOptions
     from steelyard.pipeline import fit as fit_bundle
     from steelyard.tuning import BEST, PREPARED, Search
     from steelyard.tuning import tune as run_search
     from steelyard.tuning_page import best_trials_table, write_tuning_page
 
+    check_installed("tune", "tune", ("optuna", "jinja2", "matplotlib"))
     console = Console(stderr=True, soft_wrap=True)
 
     def report(line: str) -> None:

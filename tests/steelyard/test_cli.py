@@ -97,6 +97,10 @@ def test_the_help_has_an_example_that_the_command_takes(name: str) -> None:
         (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--ranker", "experts=x"], "ranker must be name=number"),
         (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--balancing", "luck"], "balancing must be one of fixed"),
         (["label", "BUNDLE", "--log", "LOG", "--suggest", "5", "--out", "rows.txt"], r"out must end in \.parquet or"),
+        (
+            ["label", "BUNDLE", "--log", "LOG", "--suggest", "5", "--out", "rows.csv"],
+            r"where the log has lists \(history",
+        ),
         (["fit", "LOG", "--schema", "SCHEMA", "--out", "OUT", "--validation", "1"], r"fraction must .*; got 1\.0"),
         (["evaluate", "nowhere", "LOG"], "bundle must be a folder that `steelyard fit` wrote; got nowhere"),
         (["score", "BUNDLE", "LOG", "--out", "OUT", "--weight", "click=much"], "weight must be objective=number; got"),
@@ -129,6 +133,18 @@ def test_a_user_s_mistake_is_one_sentence_and_exit_code_2(
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "photos" / "cat.jpg").exists()
+
+
+@pytest.mark.parametrize("mistake", [FloatingPointError, ImportError])
+def test_what_training_cannot_do_is_one_sentence_too(
+    steelyard: Steelyard, monkeypatch: pytest.MonkeyPatch, mistake: type[Exception], shop: Shop, schema: Path
+) -> None:
+    def fail(*paths: object, **options: object) -> None:
+        raise mistake("loss must stay finite")
+
+    monkeypatch.setattr("steelyard.pipeline.fit", fail)
+    ran = steelyard("fit", shop.log, "--schema", schema, "--out", "out")
+    assert (ran.returncode, ran.stderr) == (2, "error: loss must stay finite\n")
 
 
 def test_the_installed_command_ends_as_the_tests_say() -> None:

@@ -28,13 +28,13 @@ def test_a_log_of_fewer_rows_is_suggested_whole(shop: Shop) -> None:
     assert sorted(found["row"].to_pylist()) == list(range(3_000))
 
 
-def test_suggestions_are_written_as_parquet(shop: Shop, tmp_path: Path) -> None:
+def test_suggestions_are_written_as_parquet_or_csv(shop: Shop, tmp_path: Path) -> None:
     table = pa.table({"row": [3, 1], "label_entropy": [0.5, 0.25]})
     write_suggestions(table, tmp_path / "rows.parquet")
     assert pq.read_table(tmp_path / "rows.parquet").equals(table)
-    write_suggestions(table, tmp_path / "rows.csv")
-    assert (tmp_path / "rows.csv").read_text() == '"row","label_entropy"\n3,0.5\n1,0.25\n'
-    assert {path.name for path in tmp_path.iterdir()} == {"rows.parquet", "rows.csv"}
+    write_suggestions(table, tmp_path / "new" / "rows.csv")
+    assert (tmp_path / "new" / "rows.csv").read_text() == '"row","label_entropy"\n3,0.5\n1,0.25\n'
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"rows.csv"}
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -186,19 +187,31 @@ def test_all_but_the_most_frequent_groups_are_others() -> None:
     assert frequent(np.array([3, 4]), 2).tolist() == ["3", "4"]
 
 
-def test_the_command_writes_into_the_bundle_unless_told_otherwise(shop: Shop, tmp_path: Path) -> None:
+def test_the_command_writes_the_page_where_it_is_told(shop: Shop, tmp_path: Path) -> None:
     told = ["--log", str(shop.test), "--output", str(tmp_path / "out" / "report.html"), "--replicates", "0"]
     ran = CliRunner().invoke(app, ["report", str(shop.bundle.folder), *told])
     assert ran.exit_code == 0, ran.output
     assert (tmp_path / "out" / "report.html").stat().st_size < 3 * 2**20
 
 
-def test_a_column_that_the_log_lacks_is_refused(shop: Shop, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="group must be a column of the cleaned log; got planet"):
-        write_report(shop.bundle, str(shop.test), tmp_path / "report.html", groups=["planet"])
-    with pytest.raises(ValueError, match="by must be time, cold or a column of the cleaned log; got planet"):
-        write_report(shop.bundle, str(shop.test), tmp_path / "report.html", by=["planet"])
+@pytest.mark.parametrize("column", ["planet", "history"])
+def test_a_column_that_the_log_lacks_or_that_is_a_list_is_refused(shop: Shop, tmp_path: Path, column: str) -> None:
+    with pytest.raises(ValueError, match=f"group must be a column of the cleaned log that is no list; got {column}"):
+        write_report(shop.bundle, str(shop.test), tmp_path / "report.html", groups=[column])
+    with pytest.raises(ValueError, match=f"by must be time, cold or a column .* that is no list; got {column}"):
+        write_report(shop.bundle, str(shop.test), tmp_path / "report.html", by=[column])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_could_not_be_written_is_not_begun(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(IsADirectoryError, match=f"output must be a file; got the folder {tmp_path}"):
+        write_report(shop.bundle, "nowhere.parquet", tmp_path)
+    for module in ("captum", "matplotlib", "jinja2"):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(RuntimeError, match=rf"report must have {module} installed; got none, .*\[report\]"):
+            write_report(shop.bundle, "nowhere.parquet", tmp_path / "report.html")
 
 
 SHOPPERS = """

@@ -51,7 +51,9 @@ def test_periods_have_equally_many_rows_in_order_of_time(shop: Shop) -> None:
 
 
 def test_slices_are_by_something_that_the_log_has(shop: Shop) -> None:
-    with pytest.raises(ValueError, match="by must be time, cold or a column of the cleaned log; got planet"):
+    with pytest.raises(
+        ValueError, match="by must be time, cold or a column of the cleaned log that is no list; got planet"
+    ):
         judge_log(shop.bundle, str(shop.test), by="planet")
 
 

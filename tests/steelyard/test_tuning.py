@@ -17,6 +17,7 @@ import yaml
 from torch import nn
 from typer.testing import CliRunner
 
+from feature_eng.schema_file import dump_schema
 from feature_eng.simulator import shop_schema, simulate
 from models.feature_shards import Features
 from models.training import Training
@@ -306,8 +307,18 @@ def test_labels_that_never_happened_are_worth_nothing(copy: Path) -> None:
 
 def test_optuna_that_is_missing_is_named(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(RuntimeError, match="tune must have Optuna installed; got none"):
+    with pytest.raises(RuntimeError, match=r"tune must have Optuna installed; got none, .*\[tune\]"):
         tune(str(log), shop_schema(), tmp_path / "out", OPTIONS, SEARCH)
+
+
+def test_a_search_whose_page_could_not_be_drawn_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    (tmp_path / "schema.yaml").write_text(dump_schema(shop_schema()))
+    told = ["nowhere.parquet", "--schema", str(tmp_path / "schema.yaml"), "--out", str(tmp_path / "out")]
+    ran = CliRunner().invoke(app, ["tune", *told])
+    assert isinstance(ran.exception, RuntimeError)
+    assert str(ran.exception).startswith("tune must have matplotlib installed; got none, `pip install steelyard[tune]`")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_page_tells_of_every_trial_and_its_trade_offs(log: Path, copy: Path, pretended: Any) -> None:
