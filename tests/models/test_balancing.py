@@ -173,7 +173,7 @@ def test_an_unknown_balancing_is_refused() -> None:
 
 def test_a_balancing_of_gradients_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchjd", None)
-    with pytest.raises(ImportError, match=r"balancing must have torchjd installed for mgda; got none, .*\[balancing\]"):
+    with pytest.raises(ImportError, match=r"balancing must have torchjd installed for mgda; got none: .*\[balancing\]"):
         Balance("mgda", 2)
 
 
