@@ -159,7 +159,8 @@ def _read_block(file: int, start: int, about: Mapping[str, Any]) -> tuple[bytes,
         count = os.preadv(file, [chunk], at)
         digest.update(chunk[:count])
         values = chunk[0 if at else _data_offset(chunk) : count]
-        whole = np.frombuffer(values[: len(values) - len(values) % kernels.LINE_BYTES], dtype)
+        entry = kernels.LINE_BYTES if row == _LINE else dtype.itemsize
+        whole = np.frombuffer(values[: len(values) - len(values) % entry], dtype)
         found = extremes(whole.reshape(-1, *row) if row == _LINE else whole)
         largest = Extremes(*map(max, largest, found))
         if count < _CHUNK:

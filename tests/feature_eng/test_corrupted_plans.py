@@ -277,6 +277,16 @@ def test_a_lookup_that_would_go_on_for_long_is_refused(tmp_path: Path, reach: in
         load_plan(tmp_path / "plan")
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_an_id_beyond_its_slot_is_refused_wherever_it_stands(tmp_path: Path, place: int) -> None:
+    save_plan(every_operation_plan(), tmp_path / "plan")
+    table = every_operation_plan().arrays["brands_table"].copy()
+    table[place] = 64
+    replaced(tmp_path / "plan", "brands_table", table)
+    with pytest.raises(PlanError, match="arrays/brands_table.npy must hold ids from 0 to 63; got 64"):
+        load_plan(tmp_path / "plan")
+
+
 def test_a_field_that_comes_twice_is_refused(tmp_path: Path) -> None:
     save_plan(every_operation_plan(), tmp_path / "plan")
     text = (tmp_path / "plan" / "plan.json").read_text()
