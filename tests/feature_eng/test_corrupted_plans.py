@@ -283,7 +283,7 @@ def test_an_id_beyond_its_slot_is_refused_wherever_it_stands(tmp_path: Path, pla
     table = every_operation_plan().arrays["brands_table"].copy()
     table[place] = 64
     replaced(tmp_path / "plan", "brands_table", table)
-    with pytest.raises(PlanError, match="arrays/brands_table.npy must hold ids from 0 to 63; got 64"):
+    with pytest.raises(PlanError, match=r"arrays/brands_table\.npy must hold ids from 0 to 63; got 64"):
         load_plan(tmp_path / "plan")
 
 
