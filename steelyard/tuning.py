@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 # Under a search's folder.
-PREPARED, JOURNAL, TRIALS, BEST = "prepared", "study.journal", "trials", "best.yaml"
+PREPARED, JOURNAL, TRIALS, BEST, LOCK = "prepared", "study.journal", "trials", "best.yaml", ".lock"
 # Attributes of a study: what it is of, trials that a stopped search left, and trials whose worker died.
 IDENTITY, STOPPED, DIED = "identity", "stopped", "died"
 # Trials that run to their end before the median of earlier ones may stop one.
@@ -94,7 +94,8 @@ def tune(
     Args:
         paths: the log; no other is read.
         schema: what its columns and objectives are.
-        out: folder that must not exist yet, unless resumed: `prepared`, `study.journal` and `best.yaml`.
+        out: folder that must not exist yet, unless resumed or left by a search that could not begin: `prepared`,
+            `study.journal` and `best.yaml`.
         options: policies, split, and the training's settings that stay as they are.
         search: what to choose, by what, how often.
         resume: go on with the study in `out`.
@@ -112,7 +113,7 @@ def tune(
     """
     _optuna()
     check_options(options, schema)
-    if out.exists() and not resume:
+    if out.exists() and not resume and not _ended_before_a_study(out):
         raise FileExistsError(f"out must not exist yet, or --resume go on with what it holds; got {out}")
     if options.validation == 0:
         raise ValueError("validation must be above 0, so that trials can be told apart; got 0")
@@ -226,6 +227,12 @@ def ended(study: Study, trial: FrozenTrial) -> str:
     return f"failed: {failure(study, trial)}"
 
 
+def _ended_before_a_study(out: Path) -> bool:
+    """Return whether a folder is a search's that could not begin, such as one of a log that was refused."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    return LOCK in names and names <= {LOCK, PREPARED}
+
+
 def _groups(schema: Schema, search: Search) -> tuple[str, ...]:
     """Return what is searched: balancing is left out of the defaults where there is one objective."""
     single = len(schema.objectives) == 1 and search.groups == DEFAULT_GROUPS
@@ -292,7 +299,7 @@ def _alone(out: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: one is there.
     """
-    with (out / ".lock").open("w") as file:
+    with (out / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -284,6 +284,17 @@ def test_an_existing_folder_is_resumed_or_refused(log: Path, tuned: Path) -> Non
         tune(str(log), shop_schema(), tuned, OPTIONS, SEARCH)
 
 
+def test_a_search_that_could_not_begin_may_begin_anew(log: Path, tmp_path: Path, pretended: Any) -> None:
+    pretended(lambda options, number: [0.5])
+    with pytest.raises(ValueError, match="k must leave every objective something to rank; got 999"):
+        tune(str(log), shop_schema(), tmp_path / "out", OPTIONS, replace(SEARCH, maximise="hypervolume", k=999))
+    study = tune(str(log), shop_schema(), tmp_path / "out", OPTIONS, replace(SEARCH, trials=1))
+    assert [trial.value for trial in study.trials] == [0.5]
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(FileExistsError, match="out must not exist yet"):
+        tune(str(log), shop_schema(), tmp_path / "photos", OPTIONS, SEARCH)
+
+
 def test_what_is_maximised_must_be_there_to_rank(tuned: Path) -> None:
     schema, prepared = shop_schema(), tuned / PREPARED
     assert values_of(schema, prepared, replace(SEARCH, maximise="purchase")) == (None, 1)
