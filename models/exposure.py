@@ -88,7 +88,7 @@ def exposures(scores: Array, requests: Array) -> Float64Array:
         scores: higher ranks first, (B,).
         requests: each row's request, (B,).
 
-    Source: Singh and Joachims, Fairness of Exposure in Rankings, KDD 2018, section 3.2.
+    Source: Singh and Joachims, Fairness of Exposure in Rankings, KDD 2018, with the position bias of DCG.
     """
     return place_weights(scores, requests, lambda places: 1 / np.log2(places + 2.0))
 
@@ -106,8 +106,8 @@ def exposure_by_group(
         replicates: bootstrap replicates behind the intervals.
         seed: of the bootstrap.
 
-    Source: Singh and Joachims, Fairness of Exposure in Rankings, KDD 2018, section 4.2 (demographic parity) and
-        section 4.3 (disparate treatment), as ratios to the whole instead of between two groups.
+    Source: Singh and Joachims, Fairness of Exposure in Rankings, KDD 2018, demographic parity and disparate treatment,
+        as ratios to the whole instead of between two groups.
     """
     draws = draw_groups(np.unique(sortable(requests, len(scores)), return_inverse=True)[1], replicates, seed)
     seen, worth = exposures(scores, requests), np.nan_to_num(np.asarray(merit, dtype=np.float64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ Array = NDArray[Any]
 Points = tuple[Sequence[float] | Array, Sequence[float] | Array]
 
 _WIDTH, _HEIGHT = 6.4, 3.2  # inches
+_LONGEST = 48  # letters of a name, which would widen the chart beyond a page
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -142,8 +144,10 @@ def _axes(x: str, y: str, height: float = _HEIGHT) -> Iterator[tuple[Any, list[S
         drawn: list[Svg] = []
         yield axes, drawn
         written = io.StringIO()
-        # a tight box takes half the time that a layout solver does
-        figure.savefig(written, format="svg", bbox_inches="tight", metadata=_NO_METADATA)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a browser's fonts have it
+            # a tight box takes half the time that a layout solver does
+            figure.savefig(written, format="svg", bbox_inches="tight", metadata=_NO_METADATA)
     text = written.getvalue()
     drawn.append(Svg(text[text.index("<svg") :]))
 
@@ -153,5 +157,7 @@ def _height(names: Sequence[str]) -> float:
 
 
 def _plain(text: str) -> str:
-    """Return text in which matplotlib sees no formula, and no name that a legend would leave out."""
+    """Return text in which matplotlib sees no formula and no name that a legend would leave out, of one short line."""
+    text = " ".join(text.split())
+    text = text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
     return f" {text}".replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")

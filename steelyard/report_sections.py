@@ -16,7 +16,7 @@ from models.comparison import Difference
 from models.evaluation import Evaluation, Figure
 from models.exposure import calibration_by_group, exposure_by_group
 from models.leaks import Suspect
-from models.metrics import calibration_error_draws, reliability_draws
+from models.metrics import calibration_error_draws, reliability_draws, sortable
 from models.tuning import captured_by_objective, worth
 from steelyard.charts import bars, intervals, lines, reliability
 from steelyard.evaluating import JudgedRows
@@ -369,8 +369,7 @@ def _codes(rows: JudgedRows) -> NDArray[np.int64]:
     requests = rows.columns.get(rows.schema.request or "")
     if requests is None:
         return np.arange(len(rows.predictions))
-    sortable = requests.astype(str) if requests.dtype.kind == "O" else requests
-    codes: NDArray[np.int64] = np.unique(sortable, return_inverse=True)[1]
+    codes: NDArray[np.int64] = np.unique(sortable(requests, len(requests)), return_inverse=True)[1]
     return codes
 
 

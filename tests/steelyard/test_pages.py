@@ -53,6 +53,18 @@ def test_a_page_holds_what_data_says_as_text_and_fetches_nothing(tmp_path: Path)
     assert not re.search(r"url\((?!#)", text)
 
 
+def test_names_in_any_script_and_of_any_length_are_drawn(recwarn: pytest.WarningsRecorder) -> None:
+    drawn = bars({"商品": 1.0, "two\nlines": 2.0, "x" * 300: 3.0, "_$a$": 4.0}, x="share")
+    assert [text for text in re.findall("<text[^>]*>([^<]*)<", drawn.text) if not text[0].isdigit()] == [
+        "share",
+        "商品",
+        "two lines",
+        "x" * 47 + "…",
+        " _$a$",
+    ]
+    assert not [each for each in recwarn if "Glyph" in str(each.message)]
+
+
 def test_a_page_that_fails_leaves_the_former_one(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     write_page(page, "first", "", [])
