@@ -37,7 +37,7 @@ def suggest_rows(bundle: Bundle, paths: Paths, count: int) -> pa.Table:
         `row`, the place in the log from 0; what the log says of it; `predicted_<objective>`; `label_entropy`, in nats.
 
     Raises:
-        ValueError: `count` is below 1.
+        ValueError: `count` is below 1, or a column of the log has the name of one that is added.
     """
     if count < 1:
         raise ValueError(f"suggest must be at least 1; got {count}")
@@ -46,6 +46,9 @@ def suggest_rows(bundle: Bundle, paths: Paths, count: int) -> pa.Table:
     parents = chain_parents(kinds, schema.parents, schema.learning.get("estimators"))
     predictor = load_predictor(bundle.plan, bundle.ranker)
     log = open_log(paths, schema, labels=False)
+    added = {ROW, ENTROPY, *(f"predicted_{name}" for name in schema.objective_names)}
+    if taken := sorted(added & set(log.forms)):
+        raise ValueError(f"log must not have columns that suggestions add; got {', '.join(taken)}")
     chosen: pa.Table | None = None
     start = 0
     with row_bar("read", sum(piece.rows for piece in log.pieces)) as advance:

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.labelling import label_entropy
+from steelyard import labelling
 from steelyard.evaluating import judge_log
 from steelyard.labelling import suggest_rows, write_suggestions
 from tests.conftest import Shop
@@ -50,3 +51,10 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_at_least_one_row_is_suggested(shop: Shop) -> None:
     with pytest.raises(ValueError, match="suggest must be at least 1; got 0"):
         suggest_rows(shop.bundle, str(shop.test), 0)
+
+
+def test_a_column_of_the_log_is_not_overwritten(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelling, "ROW", "user_id")
+    monkeypatch.setattr(labelling, "ENTROPY", "price")
+    with pytest.raises(ValueError, match="log must not have columns that suggestions add; got price, user_id"):
+        suggest_rows(shop.bundle, str(shop.test), 50)
